@@ -1,0 +1,541 @@
+"""Train LeNet-5 or the assignment's CNN on MNIST, Fashion-MNIST or CIFAR10.
+
+    python train.py                          # the assignment: the CNN on MNIST, saves model.pth
+    python train.py --optimizer adam --epochs 3 --validation 5000
+    python train.py --evaluate model.pth     # test accuracy of a saved model, no training
+    python train.py --help
+
+    # the tutorial: LeNet-5 on CIFAR10, as the hand-out trains it
+    python train.py --dataset cifar10 --model lenet5 --optimizer momentum --lr 0.001 \\
+        --batch-size 4 --epochs 2 --milestones none --report-every 500 --save lenet5.pth
+
+Prints a report line every 1,000 mini-batches and ends with a summary (test accuracy, train
+accuracy, time, where the model and the pictures are) and a few predictions.
+
+The engine is two functions, `fit` and `accuracy`; fashion_mnist.py and experiments.py call them too.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+
+import torch
+from torch import nn, optim
+from tqdm import tqdm
+
+from dataset import Augment, DataError, load_cifar10, load_fashion_mnist, load_mnist, preprocess_for
+from model import MODELS
+
+DATASETS = {"mnist": load_mnist, "fashion-mnist": load_fashion_mnist, "cifar10": load_cifar10}
+
+# name: (class, its arguments, the learning rate that did best for the CNN on MNIST, on 5,000
+# held-out training images)
+OPTIMIZERS = {
+    "sgd": (optim.SGD, {}, 0.1),
+    "momentum": (optim.SGD, {"momentum": 0.9}, 0.03),
+    "nesterov": (optim.SGD, {"momentum": 0.9, "nesterov": True}, 0.03),
+    "rmsprop": (optim.RMSprop, {}, 0.001),
+    "adagrad": (optim.Adagrad, {}, 0.03),
+    "adam": (optim.Adam, {}, 0.003),
+    "adamw": (optim.AdamW, {}, 0.003),
+    "nadam": (optim.NAdam, {}, 0.003),
+}
+
+
+class UserError(Exception):
+    """A person's mistake: one line that names what is wrong and what is allowed; exit status 2."""
+
+
+class Diverged(Exception):
+    """The training loss is no longer finite; exit status 1."""
+
+
+# ------------------------------------------------------------------ the engine
+
+
+def make_optimizer(name, parameters, lr=None, momentum=None, weight_decay=None):
+    """The optimizer called `name` in OPTIMIZERS; None stands for its default value.
+
+    Raises UserError for an unknown name, or for a momentum given to an optimizer without one.
+    """
+    if name not in OPTIMIZERS:
+        raise UserError(f"unknown optimizer {name!r}: choose from {', '.join(OPTIMIZERS)}")
+    cls, arguments, default_lr = OPTIMIZERS[name]
+    arguments = dict(arguments)
+    if momentum is not None:
+        if cls not in (optim.SGD, optim.RMSprop):
+            raise UserError(f"--momentum does not go with --optimizer {name}, which has none of its own kind: "
+                            "it goes with sgd, momentum, nesterov and rmsprop")
+        arguments["momentum"] = momentum
+    if weight_decay is not None:
+        arguments["weight_decay"] = weight_decay
+    if cls in (optim.SGD, optim.Adam, optim.AdamW, optim.Adagrad):
+        arguments["fused"] = True  # all parameters in one kernel, on the CPU as well
+    try:
+        return cls(parameters, lr=default_lr if lr is None else lr, **arguments)
+    except ValueError as error:  # Nesterov without momentum, for one
+        raise UserError(f"--optimizer {name}: {error}") from None
+
+
+def make_schedule(optimizer, total, milestones=(0.6, 0.85)):
+    """MultiStepLR, stepped once a mini-batch, that ends at 0.01 times the first learning rate.
+
+    total: mini-batches of the whole training; milestones: fractions of it at which the learning
+    rate falls, each time by the same factor; none of them leaves it constant.
+    """
+    gamma = 0.01 ** (1 / len(milestones)) if milestones else 1.0
+    steps = [min(int(total * fraction), total - 1) for fraction in milestones]
+    return optim.lr_scheduler.MultiStepLR(optimizer, steps, gamma)
+
+
+@contextmanager
+def evaluating(model):
+    """Eval mode and no gradients inside; each module's own mode comes back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def predict(model, dataset, transform=None, batch_size=1000, autocast=False):
+    """The logits [N, classes] of every image of `dataset`, in order, in eval mode."""
+    device = dataset.images.device
+    logits = []
+    with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        for start in range(0, len(dataset), batch_size):
+            images, _ = dataset[start:start + batch_size]
+            logits.append(model(to_input(images, transform)).float())
+    return torch.cat(logits)
+
+
+def accuracy(model, dataset, transform=None, batch_size=1000, autocast=False):
+    """The fraction of `dataset` that `model` classifies correctly, in eval mode."""
+    return (predict(model, dataset, transform, batch_size, autocast).argmax(1) == dataset.labels).float().mean().item()
+
+
+def to_input(images, transform):
+    """What a network is given: the transformed images, in the memory layout that convolutions like best."""
+    if transform is not None:
+        images = transform(images)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def random_numbers(seed, step):
+    """A generator that depends on the seed and the mini-batch alone, so that any run can go on from any step."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**32)
+
+
+def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64, seed=0,
+        train_transform=None, test_transform=None, loss_fn=None, autocast=False,
+        report_every=1000, report_images=None, checkpoint=None, progress=True):
+    """Train `model` in place on `trainset`; returns the history, a dict (below).
+
+    trainset, testset: ImageDataset on the model's device. The test set is only measured.
+    scheduler: stepped once a mini-batch.
+    train_transform(images, generator, progress): makes the network's input from a mini-batch
+        [B, C, H, W] in [0, 1]; progress is the fraction of the training that is done. None: as is.
+    test_transform(images): the same for measuring accuracy, on either set.
+    autocast: forward passes in bfloat16 where PyTorch holds that to be safe.
+    report_every: mini-batches between report lines; report_images: measure accuracy on the first
+        so many images of each set, None for all.
+    checkpoint: a file to which the state of the training goes at every report and every two
+        minutes; if it is there already, the training goes on from it, to bit-identical weights.
+
+    The history: "reports", a list of dicts (epoch, batch, loss, train_accuracy, test_accuracy,
+    learning_rate, seconds), and "losses", the loss of every mini-batch.
+    Raises Diverged where the loss is not finite.
+    """
+    device = trainset.images.device
+    loss_fn = loss_fn or nn.CrossEntropyLoss()
+    per_epoch = math.ceil(len(trainset) / batch_size)
+    total = epochs * per_epoch
+    losses = torch.zeros(total, device=device)  # on the device: reading a loss every step would stall a GPU
+    reports, step, seconds_before = [], 0, 0.0
+    if checkpoint and os.path.exists(checkpoint):
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        losses.copy_(state["losses"])
+        reports, step, seconds_before = state["reports"], state["step"], state["seconds"]
+    start = saved = time.perf_counter()
+    measured = [data.subset(slice(report_images)) for data in (trainset, testset)]
+    model.train()
+    bar = tqdm(total=total, initial=step, unit="batch", leave=False, disable=not (progress and sys.stderr.isatty()))
+    with bar:
+        while step < total:
+            epoch = step // per_epoch
+            order = torch.randperm(len(trainset), generator=random_numbers(seed, epoch)).to(device)
+            for indices in order.split(batch_size)[step % per_epoch:]:
+                images, labels = trainset[indices]
+                if train_transform is not None:
+                    images = train_transform(images, random_numbers(seed, epochs + step), step / total)
+                images = images.contiguous(memory_format=torch.channels_last)
+
+                optimizer.zero_grad()
+                with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                    loss = loss_fn(model(images), labels)
+                loss.backward()
+                optimizer.step()
+                losses[step] = loss.detach()
+                step += 1
+                bar.update()
+
+                report = step % report_every == 0 or step == total
+                if report or step % 100 == 0:
+                    check_finite(losses[:step])
+                if report:
+                    first = reports[-1]["batch"] if reports else 0
+                    train_accuracy, test_accuracy = (accuracy(model, data, test_transform, autocast=autocast)
+                                                     for data in measured)
+                    reports.append({
+                        "epoch": epoch + 1, "batch": step, "loss": losses[first:step].mean().item(),
+                        "train_accuracy": train_accuracy, "test_accuracy": test_accuracy,
+                        "learning_rate": scheduler.get_last_lr()[0],
+                        "seconds": seconds_before + time.perf_counter() - start,
+                    })
+                    if progress:
+                        bar.write(report_line(reports[-1], total))
+                        sys.stdout.flush()
+                scheduler.step()
+                if checkpoint and (report or time.perf_counter() - saved > 120):
+                    saved = time.perf_counter()
+                    save({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                          "scheduler": scheduler.state_dict(), "losses": losses, "reports": reports,
+                          "step": step, "seconds": seconds_before + saved - start}, checkpoint)
+    return {"reports": reports, "losses": losses.tolist()}
+
+
+def check_finite(losses):
+    """Raise Diverged, naming the first mini-batch whose loss is not finite, if there is one."""
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad):
+        raise Diverged(f"the loss is not finite from mini-batch {bad[0].item() + 1} on: "
+                       "try a smaller learning rate (--lr); nothing was saved")
+
+
+def report_line(report, total):
+    return (f"epoch {report['epoch']:>2}  batch {report['batch']:>6}/{total}  loss {report['loss']:.4f}  "
+            f"train accuracy {100 * report['train_accuracy']:6.2f} %  "
+            f"test accuracy {100 * report['test_accuracy']:6.2f} %  learning rate {report['learning_rate']:.3g}")
+
+
+# ------------------------------------------------------------------ files
+
+
+def save(state, path):
+    """torch.save beside `path`, then moved into place: at every moment `path` is a whole file, or none.
+
+    Raises UserError where it cannot be written; what was there before is then untouched.
+    """
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError in torch's writer
+        raise UserError(f"cannot write {path}: {error}") from None
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def check_can_save(path):
+    """Raise UserError now, rather than after the training, where `path` cannot be written."""
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        raise UserError(f"cannot save to {path}: it is a folder, name a file")
+    if not os.path.isdir(folder):
+        raise UserError(f"cannot save to {path}: there is no folder {folder}")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot save to {path}: {error.strerror}") from None
+
+
+def load_weights(model, path):
+    """Load the weights that `save(model.state_dict(), path)` wrote; raises UserError for any other file.
+
+    Only tensors are read (`weights_only=True`): a file can be damaged or hostile without harm.
+    """
+    if not os.path.exists(path):
+        raise UserError(f"{path}: there is no such file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    except IsADirectoryError:
+        raise UserError(f"{path}: it is a folder, name a file") from None
+    except PermissionError:
+        raise UserError(f"{path}: no permission to read it") from None
+    except Exception:  # torch.load raises nearly anything on bytes that are not its own
+        raise UserError(f"{path}: not a model file (damaged, or not written by torch.save)") from None
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if found != wanted:
+        name = next(n for n in [*wanted, *found] if found.get(n) != wanted.get(n))
+        raise UserError(f"{path}: the model of another network: its {name} is {found.get(name, 'missing')}, "
+                        f"where this one's is {wanted.get(name, 'missing')}")
+    model.load_state_dict(state)
+
+
+def new_run_folder(runs):
+    """A new folder under `runs` for the pictures and the record of one training."""
+    folder = os.path.join(runs, time.strftime("%Y-%m-%d-%H%M%S-") + str(os.getpid()))
+    try:
+        os.makedirs(folder)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
+    return folder
+
+
+# ------------------------------------------------------------------ pictures
+
+
+def plot_history(history, path, title):
+    """Loss, accuracy and learning rate against mini-batches, from what `fit` returned."""
+    import matplotlib.pyplot as plt
+
+    reports, losses = history["reports"], torch.tensor(history["losses"])
+    window = max(1, len(losses) // 200)
+    means = losses[:len(losses) // window * window].reshape(-1, window).mean(1)
+    batches = [r["batch"] for r in reports]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    left.semilogy(torch.arange(1, len(means) + 1) * window, means, color="#0072B2")
+    left.set(xlabel="mini-batches", ylabel=f"training loss (mean of {window})")
+    for key, name, colour, style in (("train_accuracy", "training set", "#0072B2", "o-"),
+                                     ("test_accuracy", "test set", "#D55E00", "s--")):
+        right.plot(batches, [100 * r[key] for r in reports], style, color=colour, label=name)
+    right.set(xlabel="mini-batches", ylabel="accuracy (%)")
+    right.legend(loc="lower right")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_predictions(dataset, predicted, path, count=16):
+    """The first `count` images of `dataset`, each with its predicted class, and the true one where they differ."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, count // 2, figsize=(9, 2.9), layout="constrained")
+    for i, axis in enumerate(axes.flat):
+        axis.axis("off")
+        if i >= len(dataset):
+            continue
+        image, label = dataset[i]
+        guess = predicted[i].item()
+        axis.imshow(image.cpu().permute(1, 2, 0).squeeze(-1), cmap="gray_r")
+        names = [dataset.classes[c] for c in (guess, label)]
+        axis.set_title(names[0] if guess == label else f"{names[0]}\n(is {names[1]})", fontsize=8,
+                       color="black" if guess == label else "#D55E00")
+    figure.suptitle("Predictions on the first images of the test set")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+# ------------------------------------------------------------------ the command line
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with one line and exit status 2 for a mistake (argparse prints the whole usage)."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def number(kind, low, high=math.inf, open_low=False):
+    """An argparse type: a number between two limits, which the error message names."""
+    def parse(text):
+        try:
+            value = kind(text)
+            if value < low or value > high or (open_low and value == low) or not math.isfinite(value):
+                raise ValueError
+            return value
+        except ValueError:
+            name = "a whole number" if kind is int else "a number"
+            limits = (f"above {low}" if open_low else f"from {low}") + ("" if high == math.inf else f" to {high}")
+            limits += " up" if high == math.inf and not open_low else ""
+            raise argparse.ArgumentTypeError(f"must be {name} {limits}, not {text!r}") from None
+    return parse
+
+
+def milestones(text):
+    """An argparse type: "none" for (), or "6,8.5" for (6.0, 8.5), in epochs."""
+    if text == "none":
+        return ()
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = (0.0,)
+    if not all(0 < a < b < math.inf for a, b in zip(values, values[1:] + (values[-1] + 1,))):
+        raise argparse.ArgumentTypeError(f"must be 'none' or rising epochs such as 6,8.5, not {text!r}")
+    return values
+
+
+def common_arguments(parser, save, epochs, batch_size, report_every):
+    """The options that train.py and fashion_mnist.py share; the arguments are defaults."""
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=number(int, 1, 10_000), default=epochs, metavar="N",
+                          help="times that the whole training set is seen (default: %(default)s)")
+    training.add_argument("--batch-size", type=number(int, 1, 60_000), default=batch_size, metavar="N",
+                          help="images in a mini-batch (default: %(default)s)")
+    training.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N",
+                          help="of the first weights, the order of the images, and augmentation (default: %(default)s)")
+    augmentation = parser.add_argument_group("augmentation, drawn anew for every training image")
+    augmentation.add_argument("--flip", type=number(float, 0, 1), default=0.0, metavar="P",
+                              help="probability of a horizontal flip (default: %(default)s)")
+    augmentation.add_argument("--rotation", type=number(float, 0, 180), default=0.0, metavar="DEGREES",
+                              help="rotate by up to so many degrees either way (default: %(default)s)")
+    augmentation.add_argument("--shift", type=number(int, 0, 16), default=0, metavar="PIXELS",
+                              help="shift by up to so many pixels in each direction (default: %(default)s)")
+    measuring = parser.add_argument_group("measuring")
+    measuring.add_argument("--report-every", type=number(int, 1), default=report_every, metavar="N",
+                           help="mini-batches between report lines (default: %(default)s)")
+    measuring.add_argument("--validation", type=number(int, 0), default=0, metavar="N",
+                           help="hold out N training images, always the same, and measure on them; the test set "
+                                "is then not used at all: for choosing settings (default: %(default)s)")
+    measuring.add_argument("--train-images", type=number(int, 1), metavar="N",
+                           help="train on the first N images only (default: all)")
+    measuring.add_argument("--evaluate", metavar="FILE", help="measure a saved model on the test set and stop")
+    machine = parser.add_argument_group("machine and files")
+    machine.add_argument("--device", default="auto", metavar="NAME",
+                         help="auto, cpu, cuda or cuda:N (default: auto, CUDA where there is one)")
+    machine.add_argument("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one a core)")
+    machine.add_argument("--data", default="data", metavar="FOLDER", help="where the datasets are (default: data)")
+    machine.add_argument("--save", default=save, metavar="FILE", help="where the model goes (default: %(default)s)")
+    machine.add_argument("--runs", default="runs", metavar="FOLDER",
+                         help="where pictures and the record of the run go (default: runs)")
+
+
+def pick_device(name):
+    """The torch.device that --device names; raises UserError for one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def has_bfloat16(device):
+    """Whether the processor multiplies bfloat16 numbers itself, so that autocast gains time."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
+    return capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+
+
+def hold_out(trainset, count):
+    """(training part, validation part): the same `count` images are held out whatever the seed."""
+    if count >= len(trainset):
+        raise UserError(f"--validation {count}: only {len(trainset)} training images, and some must be left")
+    order = torch.randperm(len(trainset), generator=torch.Generator().manual_seed(0))
+    return trainset.subset(order[count:]), trainset.subset(order[:count])
+
+
+def script(main):
+    """Run `main()`; a person's mistake is one line on stderr, never a traceback."""
+    name = os.path.basename(sys.argv[0])
+    try:
+        main()
+    except (UserError, DataError) as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Diverged as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"\n{name}: stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse_arguments():
+    parser = Parser(description="Train LeNet-5 or the assignment's CNN, and save the model.",
+                    epilog="A validation split chooses settings; the test set measures the result once.")
+    parser.add_argument("--dataset", choices=DATASETS, default="mnist", help="what to train on (default: mnist)")
+    parser.add_argument("--model", choices=MODELS, default="cnn",
+                        help="the network; images are resized and made grey or colour to fit (default: cnn)")
+    optimizer = parser.add_argument_group("optimizer")
+    optimizer.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="(default: adam)")
+    optimizer.add_argument("--lr", type=number(float, 0, open_low=True), metavar="RATE",
+                           help="first learning rate (default: " +
+                                ", ".join(f"{name} {lr:g}" for name, (_, _, lr) in OPTIMIZERS.items()) + ")")
+    optimizer.add_argument("--momentum", type=number(float, 0, 0.9999), metavar="M",
+                           help="of the three kinds of SGD and of RMSprop (default: 0.9 for momentum and nesterov, else 0)")
+    optimizer.add_argument("--weight-decay", type=number(float, 0), metavar="W",
+                           help="(default: PyTorch's, 0.01 for adamw and 0 for the others)")
+    optimizer.add_argument("--milestones", type=milestones, metavar="EPOCHS",
+                           help="epochs after which MultiStepLR lowers the learning rate, such as 6,8.5; the last is "
+                                "0.01 times the first; 'none' keeps it constant (default: 60%% and 85%% of --epochs)")
+    common_arguments(parser, save="model.pth", epochs=10, batch_size=64, report_every=1000)
+    return parser.parse_args()
+
+
+def main():
+    started = time.perf_counter()
+    args = parse_arguments()
+    device = pick_device(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    fractions = (0.6, 0.85) if args.milestones is None else tuple(m / args.epochs for m in args.milestones)
+    if any(fraction >= 1 for fraction in fractions):
+        raise UserError(f"--milestones must lie before the end of the training, {args.epochs} epochs")
+    torch.manual_seed(args.seed)
+    build, channels, size = MODELS[args.model]
+    model = build().to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(args.optimizer, model.parameters(), args.lr, args.momentum, args.weight_decay)
+    if args.evaluate:
+        load_weights(model, args.evaluate)
+    else:
+        check_can_save(args.save)
+
+    trainset, testset = DATASETS[args.dataset](args.data, preprocess_for(channels, size))
+    autocast = device.type == "cuda" and has_bfloat16(device)
+    if args.evaluate:
+        test_accuracy = accuracy(model, testset.to(device), autocast=autocast)
+        print(f"{args.evaluate}: test accuracy {100 * test_accuracy:.2f} % "
+              f"({round(test_accuracy * len(testset))} of {len(testset)} images of {args.dataset})")
+        return
+
+    if args.validation:
+        trainset, testset = hold_out(trainset, args.validation)
+    trainset, testset = trainset.subset(slice(args.train_images)).to(device), testset.to(device)
+    scheduler = make_schedule(optimizer, args.epochs * math.ceil(len(trainset) / args.batch_size), fractions)
+    augment = Augment(args.flip, args.rotation, args.shift)
+    folder = new_run_folder(args.runs)
+    lr = optimizer.param_groups[0]["lr"]
+    title = f"{args.model} on {args.dataset}, {args.optimizer}, learning rate {lr:g}, seed {args.seed}"
+    print(f"{title}, {len(trainset)} training images, batch size {args.batch_size}, {args.epochs} epochs, {device}")
+    history = fit(model, trainset, testset, optimizer, scheduler, args.epochs, batch_size=args.batch_size,
+                  seed=args.seed, train_transform=lambda images, generator, progress: augment(images, generator),
+                  autocast=autocast, report_every=args.report_every)
+    save(model.state_dict(), args.save)
+
+    predicted = predict(model, testset.subset(slice(16)), autocast=autocast).argmax(1)
+    plot_history(history, os.path.join(folder, "curves.png"), title)
+    plot_predictions(testset, predicted, os.path.join(folder, "predictions.png"))
+    with open(os.path.join(folder, "history.json"), "w") as file:
+        json.dump({"settings": vars(args), **history}, file)
+    last = history["reports"][-1]
+    print(f"\n{'validation' if args.validation else 'test'} accuracy {100 * last['test_accuracy']:.2f} %, "
+          f"train accuracy {100 * last['train_accuracy']:.2f} %, "
+          f"{last['seconds']:.1f} s of training, {time.perf_counter() - started:.1f} s in all")
+    print(f"model: {args.save}; curves, predictions and history: {folder}")
+    for name, classes in (("GroundTruth", testset.labels), ("Prediction", predicted)):
+        print(f"{name + ':':<12} " + "  ".join(f"{testset.classes[c]:<10}" for c in classes[:6]))
+
+
+if __name__ == "__main__":
+    script(main)
