@@ -545,6 +545,17 @@ def test_a_damaged_file_is_replaced_and_kept_beside(key, world, vault, data, tmp
     assert capsys.readouterr().err == ""
 
 
+def test_a_good_file_that_came_meanwhile_is_not_set_aside(vault, tmp_path):
+    path = tmp_path / "train-labels-idx1-ubyte"
+    path.write_bytes(b"junk")
+    bad = {}
+    dataset.spoil(bad, str(path), "damaged")
+    path.unlink()
+    os.link(vault / MNIST.folder / path.name, path)  # as another process does that found the same damage
+    dataset.set_aside(bad)
+    assert os.listdir(tmp_path) == [path.name]
+
+
 def test_a_folder_in_a_files_place_is_moved_aside(world, vault, data, tmp_path):
     world.install_npm()
     (tmp_path / MNIST.folder / "t10k-labels-idx1-ubyte").mkdir(parents=True)
