@@ -261,7 +261,7 @@ def test_a_write_that_stops_half_way_leaves_the_old_file(tmp_path):
 
 def test_a_whole_run(tmp_path):
     """Trains, saves, draws, records; --evaluate then says the same; plain lines where nobody watches."""
-    common = ["--train-images", "6400", "--epochs", "2", "--report-every", "50", "--data", os.path.abspath("data")]
+    common = ["--train-images", "6400", "--epochs", "2", "--batch-size", "64", "--report-every", "50", "--data", os.path.abspath("data")]
     done = run(*common, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no progress bar in a file
@@ -317,7 +317,7 @@ def test_validation_images_are_the_same_for_every_seed_and_never_trained_on(mnis
     (["--epochs", "1.5"], ["--epochs", "whole number"]),
     (["--batch-size", "-4"], ["--batch-size"]),
     (["--milestones", "6,5"], ["--milestones", "rising"]),
-    (["--milestones", "12"], ["--milestones", "10 epochs"]),
+    (["--milestones", "12"], ["--milestones", "5 epochs"]),
     (["--seed", "-1"], ["--seed"]),
     (["--device", "gpu"], ["--device", "cuda:N"]),
     (["--device", "cuda:99"], ["cuda:99"]),
@@ -347,5 +347,5 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, arguments, words):
 
 def test_help_shows_defaults():
     text = run("--help").stdout
-    for words in ("default: 10", "default: 64", "default: mnist", "adam 0.00", "MultiStepLR"):
+    for words in ("default: 5)", "default: 128)", "default: mnist", "adam 0.005", "MultiStepLR"):
         assert words in text

@@ -1,0 +1,175 @@
+"""Side by side in one run: this bundle, the course's loop, and the ceiling; ratios, not boasts.
+
+    python tests/benchmark.py             # writes results/benchmark.json, a few minutes on two cores
+    python tests/benchmark.py --only mnist
+
+The contestants take turns, round after round, so that a machine that slows down slows all of them;
+each figure is the median over the rounds, each ratio the median of the rounds' ratios. Run it on a
+quiet machine: a second busy process upsets the timing of every OpenMP program.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import torch
+import torchvision
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from torchvision import transforms
+
+import train
+from dataset import load_cifar10, load_mnist
+from model import cnn
+
+BATCH, STEPS = 64, 150  # batch size, and training steps a round
+
+
+def rounds(contestants, count):
+    """{name: median rate} and {name: its median ratio to "ours"}; each contestant returns items a second."""
+    for contest in contestants.values():
+        contest()  # warm up
+    rates = {name: [] for name in contestants}
+    for _ in range(count):
+        for name, contest in contestants.items():
+            rates[name].append(contest())
+    return {
+        "rounds": count,
+        "per_second": {name: round(statistics.median(r), 1) for name, r in rates.items()},
+        "ours_over": {name: round(statistics.median(a / b for a, b in zip(rates["ours"], r)), 3)
+                      for name, r in rates.items() if name != "ours"},
+    }
+
+
+def seconds(task):
+    start = time.perf_counter()
+    task()
+    return time.perf_counter() - start
+
+
+def course_mnist(train_split):
+    """The dataset as course solutions write it: every image through PIL, one by one."""
+    return torchvision.datasets.MNIST("data", train=train_split, transform=transforms.Compose(
+        [transforms.Grayscale(), transforms.Resize((28, 28)), transforms.ToTensor()]))
+
+
+def mnist_training(count):
+    trainset, testset = load_mnist()
+    ours_data = trainset.subset(slice(BATCH * STEPS)), testset.subset(slice(1))
+    autocast = train.has_bfloat16(torch.device("cpu"))
+
+    def ours():
+        model = cnn().to(memory_format=torch.channels_last)
+        optimizer = train.make_optimizer("adam", model.parameters())
+        schedule = train.make_schedule(optimizer, STEPS)
+        return STEPS / seconds(lambda: train.fit(model, *ours_data, optimizer, schedule, 1, batch_size=BATCH,
+                                                 autocast=autocast, progress=False))
+
+    course_data = Subset(course_mnist(True), range(BATCH * STEPS))
+
+    def course():
+        model, loss_fn, running_loss = cnn(), nn.CrossEntropyLoss(), 0.0
+        optimizer = torch.optim.Adam(model.parameters())
+        start = time.perf_counter()
+        for images, labels in DataLoader(course_data, batch_size=BATCH, shuffle=True):
+            optimizer.zero_grad()
+            loss = loss_fn(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            running_loss += loss.item()
+        return STEPS / (time.perf_counter() - start)
+
+    images, labels = trainset[:BATCH]
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    def ceiling():
+        model, loss_fn = cnn().to(memory_format=torch.channels_last), nn.CrossEntropyLoss()
+        optimizer = train.make_optimizer("adam", model.parameters())
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                loss = loss_fn(model(images), labels)
+            loss.backward()
+            optimizer.step()
+        return STEPS / (time.perf_counter() - start)
+
+    return rounds({"ours": ours, "course": course, "ceiling": ceiling}, count)
+
+
+def mnist_evaluation(count):
+    model, testset = cnn(), load_mnist()[1]
+    ours_model = cnn().to(memory_format=torch.channels_last)
+    autocast = train.has_bfloat16(torch.device("cpu"))
+    course_loader = DataLoader(course_mnist(False), batch_size=BATCH)
+
+    @torch.no_grad()
+    def course():
+        model.eval()
+        correct, total, start = 0, 0, time.perf_counter()
+        for images, labels in course_loader:
+            _, predicted = torch.max(model(images).data, 1)
+            total += labels.size(0)
+            correct += (predicted == labels).sum().item()
+        return total / (time.perf_counter() - start)
+
+    def ours():
+        return len(testset) / seconds(lambda: train.accuracy(ours_model, testset, autocast=autocast))
+
+    return rounds({"ours": ours, "course": course}, count)
+
+
+def loading(count):
+    """Seconds to load a whole dataset whose files are there, checked by SHA-256."""
+    return {name: round(statistics.median(seconds(load) for _ in range(count)), 3)
+            for name, load in (("mnist", load_mnist), ("cifar10", load_cifar10))}
+
+
+def memory(*command):
+    """Peak memory of a Python process in MiB."""
+    code = ("import resource, subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]], check=True, "
+            "stdout=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)")
+    return float(subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True, text=True).stdout)
+
+
+def mnist_memory(_):
+    """Peak memory of `python train.py` above that of the imports alone (one epoch: the peak is in every epoch)."""
+    imports = memory("-c", "import torch, torchvision, matplotlib.pyplot")
+    whole = memory("train.py", "--epochs", "1", "--save", "runs/benchmark.pth")
+    return {"imports_mib": round(imports), "train_mib": round(whole), "above_mib": round(whole - imports)}
+
+
+STUDIES = {"mnist training, steps": mnist_training, "mnist evaluation, images": mnist_evaluation,
+           "loading, seconds": loading, "mnist memory": mnist_memory}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7, help="rounds in turn (default: 7)")
+    parser.add_argument("--only", default="", help="run the studies whose name contains this")
+    args = parser.parse_args()
+    os.chdir(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    os.makedirs("results", exist_ok=True)
+    os.makedirs("runs", exist_ok=True)
+    path = "results/benchmark.json"
+    results = json.load(open(path)) if os.path.exists(path) else {}
+    for name, study in STUDIES.items():
+        if args.only in name:
+            results[name] = study(args.rounds)
+            print(name, json.dumps(results[name], indent=2), flush=True)
+    results["machine"] = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
+                          "torch": torch.__version__, "torchvision": torchvision.__version__}
+    with open(path, "w") as file:
+        json.dump(results, file, indent=2)
+        file.write("\n")
+
+
+if __name__ == "__main__":
+    main()
