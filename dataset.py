@@ -519,6 +519,8 @@ def load_cifar10(root="data", preprocess=None):
 
 def load(source, root, preprocess):
     root = os.path.expanduser(os.fspath(root))
+    if os.path.lexists(root) and not os.path.isdir(root):
+        raise DataError(f"{root}: not a folder; the data need one")
     try:
         arrays = obtain(source, root)
     except OSError as error:

@@ -7,7 +7,8 @@
 
     # the tutorial: LeNet-5 on CIFAR10, as the hand-out trains it
     python train.py --dataset cifar10 --model lenet5 --optimizer momentum --lr 0.001 \\
-        --batch-size 4 --epochs 2 --milestones none --rotation 0 --shift 0 --report-every 500 --save lenet5.pth
+        --batch-size 4 --epochs 2 --milestones none --rotation 0 --shift 0 \\
+        --precision float32 --report-every 500 --save lenet5.pth
 
 Prints a report line every 1,000 mini-batches and ends with a summary (test accuracy, train
 accuracy, time, where the model and the pictures are) and a few predictions.
@@ -36,14 +37,14 @@ DATASETS = {"mnist": load_mnist, "fashion-mnist": load_fashion_mnist, "cifar10":
 # name: (class, its arguments, the learning rate that did best for the CNN on MNIST on 5,000 held-out
 # training images: results/learning_rates.json, by experiments.py)
 OPTIMIZERS = {
-    "sgd": (optim.SGD, {}, 0.1),
-    "momentum": (optim.SGD, {"momentum": 0.9}, 0.03),
-    "nesterov": (optim.SGD, {"momentum": 0.9, "nesterov": True}, 0.03),
-    "rmsprop": (optim.RMSprop, {}, 0.001),
+    "sgd": (optim.SGD, {}, 0.3),
+    "momentum": (optim.SGD, {"momentum": 0.9}, 0.1),
+    "nesterov": (optim.SGD, {"momentum": 0.9, "nesterov": True}, 0.1),
+    "rmsprop": (optim.RMSprop, {}, 0.003),
     "adagrad": (optim.Adagrad, {}, 0.03),
     "adam": (optim.Adam, {}, 0.005),
-    "adamw": (optim.AdamW, {}, 0.003),
-    "nadam": (optim.NAdam, {}, 0.003),
+    "adamw": (optim.AdamW, {}, 0.005),
+    "nadam": (optim.NAdam, {}, 0.005),
 }
 
 
@@ -69,8 +70,7 @@ def make_optimizer(name, parameters, lr=None, momentum=None, weight_decay=None):
     arguments = dict(arguments)
     if momentum is not None:
         if cls not in (optim.SGD, optim.RMSprop):
-            raise UserError(f"--momentum does not go with --optimizer {name}, which has none of its own kind: "
-                            "it goes with sgd, momentum, nesterov and rmsprop")
+            raise UserError(f"--momentum goes with sgd, momentum, nesterov and rmsprop, not with {name}")
         arguments["momentum"] = momentum
     if weight_decay is not None:
         arguments["weight_decay"] = weight_decay
@@ -136,7 +136,7 @@ def random_numbers(seed, step):
 
 def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64, seed=0,
         train_transform=None, test_transform=None, loss_fn=None, autocast=False,
-        report_every=1000, report_images=None, checkpoint=None, progress=True):
+        report_every=1000, report_images=None, measured="test", checkpoint=None, progress=True):
     """Train `model` in place on `trainset`; returns the history, a dict (below).
 
     trainset, testset: ImageDataset on the model's device. The test set is only measured.
@@ -146,7 +146,8 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
     test_transform(images): the same for measuring accuracy, on either set.
     autocast: forward passes in bfloat16 where PyTorch holds that to be safe.
     report_every: mini-batches between report lines; report_images: measure accuracy on the first
-        so many images of each set, None for all.
+        so many images of each set, None for all. measured: what the report line calls `testset`,
+        "validation" where it is held-out training images.
     checkpoint: a file to which the state of the training goes at every report and every two
         minutes; if it is there already, the training goes on from it, to bit-identical weights.
 
@@ -168,7 +169,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
         losses.copy_(state["losses"])
         reports, step, seconds_before = state["reports"], state["step"], state["seconds"]
     start = saved = time.perf_counter()
-    measured = [data.subset(slice(report_images)) for data in (trainset, testset)]
+    heads = [data.subset(slice(report_images)) for data in (trainset, testset)]
     model.train()
     bar = tqdm(total=total, initial=step, unit="batch", leave=False, disable=not (progress and sys.stderr.isatty()))
     with bar:
@@ -196,7 +197,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
                 if report:
                     first = reports[-1]["batch"] if reports else 0
                     train_accuracy, test_accuracy = (accuracy(model, data, test_transform, autocast=autocast)
-                                                     for data in measured)
+                                                     for data in heads)
                     reports.append({
                         "epoch": epoch + 1, "batch": step, "loss": losses[first:step].mean().item(),
                         "train_accuracy": train_accuracy, "test_accuracy": test_accuracy,
@@ -204,7 +205,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
                         "seconds": seconds_before + time.perf_counter() - start,
                     })
                     if progress:
-                        bar.write(report_line(reports[-1], total))
+                        bar.write(report_line(reports[-1], total, measured))
                         sys.stdout.flush()
                 scheduler.step()
                 if checkpoint and (report or time.perf_counter() - saved > 120):
@@ -223,10 +224,10 @@ def check_finite(losses):
                        "try a smaller learning rate (--lr); nothing was saved")
 
 
-def report_line(report, total):
+def report_line(report, total, measured):
     return (f"epoch {report['epoch']:>2}  batch {report['batch']:>6}/{total}  loss {report['loss']:.4f}  "
             f"train accuracy {100 * report['train_accuracy']:6.2f} %  "
-            f"test accuracy {100 * report['test_accuracy']:6.2f} %  learning rate {report['learning_rate']:.3g}")
+            f"{measured} accuracy {100 * report['test_accuracy']:6.2f} %  learning rate {report['learning_rate']:.3g}")
 
 
 # ------------------------------------------------------------------ files
@@ -299,8 +300,8 @@ def new_run_folder(runs):
 # ------------------------------------------------------------------ pictures
 
 
-def plot_history(history, path, title):
-    """Loss, accuracy and learning rate against mini-batches, from what `fit` returned."""
+def plot_history(history, path, title, measured):
+    """Loss and accuracy against mini-batches, from what `fit` returned; measured: as in `fit`."""
     import matplotlib.pyplot as plt
 
     reports, losses = history["reports"], torch.tensor(history["losses"])
@@ -311,7 +312,7 @@ def plot_history(history, path, title):
     left.semilogy(torch.arange(1, len(means) + 1) * window, means, color="#0072B2")
     left.set(xlabel="mini-batches", ylabel=f"training loss (mean of {window})")
     for key, name, colour, style in (("train_accuracy", "training set", "#0072B2", "o-"),
-                                     ("test_accuracy", "test set", "#D55E00", "s--")):
+                                     ("test_accuracy", f"{measured} set", "#D55E00", "s--")):
         right.plot(batches, [100 * r[key] for r in reports], style, color=colour, label=name)
     right.set(xlabel="mini-batches", ylabel="accuracy (%)")
     right.legend(loc="lower right")
@@ -320,7 +321,7 @@ def plot_history(history, path, title):
     plt.close(figure)
 
 
-def plot_predictions(dataset, predicted, path, count=16):
+def plot_predictions(dataset, predicted, path, measured, count=16):
     """The first `count` images of `dataset`, each with its predicted class, and the true one where they differ."""
     import matplotlib.pyplot as plt
 
@@ -335,7 +336,7 @@ def plot_predictions(dataset, predicted, path, count=16):
         names = [dataset.classes[c] for c in (guess, label)]
         axis.set_title(names[0] if guess == label else f"{names[0]}\n(is {names[1]})", fontsize=8,
                        color="black" if guess == label else "#D55E00")
-    figure.suptitle("Predictions on the first images of the test set")
+    figure.suptitle(f"Predictions on the first images of the {measured} set")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -407,6 +408,8 @@ def common_arguments(parser, save, epochs, batch_size, report_every, flip=0.0, r
     machine = parser.add_argument_group("machine and files")
     machine.add_argument("--device", default="auto", metavar="NAME",
                          help="auto, cpu, cuda or cuda:N (default: auto, CUDA where there is one)")
+    machine.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
+                         help="of forward passes (default: auto, bfloat16 where the processor has it)")
     machine.add_argument("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one a core)")
     machine.add_argument("--data", default="data", metavar="FOLDER", help="where the datasets are (default: data)")
     machine.add_argument("--save", default=save, metavar="FILE", help="where the model goes (default: %(default)s)")
@@ -427,6 +430,11 @@ def pick_device(name):
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def pick_autocast(precision, device):
+    """Whether forward passes run in bfloat16, for --precision."""
+    return has_bfloat16(device) if precision == "auto" else precision == "bfloat16"
 
 
 def has_bfloat16(device):
@@ -455,6 +463,9 @@ def script(main):
         sys.exit(2)
     except Diverged as error:
         print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:  # such as a disk that is full when the pictures are drawn
+        print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"\n{name}: stopped by Ctrl-C", file=sys.stderr)
@@ -502,13 +513,14 @@ def main():
         check_can_save(args.save)
 
     trainset, testset = DATASETS[args.dataset](args.data, preprocess_for(channels, size))
-    autocast = has_bfloat16(device)
+    autocast = pick_autocast(args.precision, device)
     if args.evaluate:
         test_accuracy = accuracy(model, testset.to(device), autocast=autocast)
         print(f"{args.evaluate}: test accuracy {100 * test_accuracy:.2f} % "
               f"({round(test_accuracy * len(testset))} of {len(testset)} images of {args.dataset})")
         return
 
+    measured = "validation" if args.validation else "test"
     if args.validation:
         trainset, testset = hold_out(trainset, args.validation)
     trainset, testset = trainset.subset(slice(args.train_images)).to(device), testset.to(device)
@@ -520,16 +532,16 @@ def main():
     print(f"{title}, {len(trainset)} training images, batch size {args.batch_size}, {args.epochs} epochs, {device}")
     history = fit(model, trainset, testset, optimizer, scheduler, args.epochs, batch_size=args.batch_size,
                   seed=args.seed, train_transform=lambda images, generator, progress: augment(images, generator),
-                  autocast=autocast, report_every=args.report_every)
+                  autocast=autocast, report_every=args.report_every, measured=measured)
     save(model.state_dict(), args.save)
 
     predicted = predict(model, testset.subset(slice(16)), autocast=autocast).argmax(1)
-    plot_history(history, os.path.join(folder, "curves.png"), title)
-    plot_predictions(testset, predicted, os.path.join(folder, "predictions.png"))
+    plot_history(history, os.path.join(folder, "curves.png"), title, measured)
+    plot_predictions(testset, predicted, os.path.join(folder, "predictions.png"), measured)
     with open(os.path.join(folder, "history.json"), "w") as file:
         json.dump({"settings": vars(args), **history}, file)
     last = history["reports"][-1]
-    print(f"\n{'validation' if args.validation else 'test'} accuracy {100 * last['test_accuracy']:.2f} %, "
+    print(f"\n{measured} accuracy {100 * last['test_accuracy']:.2f} %, "
           f"train accuracy {100 * last['train_accuracy']:.2f} %, "
           f"{last['seconds']:.1f} s of training, {time.perf_counter() - started:.1f} s in all")
     print(f"model: {args.save}; curves, predictions and history: {folder}")

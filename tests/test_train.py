@@ -303,6 +303,12 @@ def test_validation_images_are_the_same_for_every_seed_and_never_trained_on(mnis
     assert torch.equal(train.hold_out(mnist[0], 5000)[1].images, held_out.images)
 
 
+def test_validation_never_touches_the_test_set(tmp_path):
+    done = run("--validation", 5000, "--train-images", 1280, "--epochs", 1, "--data", os.path.abspath("data"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "validation accuracy" in done.stdout and "test accuracy" not in done.stdout
+
+
 @pytest.mark.parametrize("arguments, words", [
     (["--dataset", "mnits"], ["--dataset", "mnits", "fashion-mnist"]),
     (["--model", "resnet"], ["--model", "cnn", "lenet5"]),
