@@ -13,7 +13,7 @@
 Prints a report line every 1,000 mini-batches and ends with a summary (test accuracy, train
 accuracy, time, where the model and the pictures are) and a few predictions.
 
-The engine is two functions, `fit` and `accuracy`; fashion_mnist.py and experiments.py call them too.
+The engine is two functions, `fit` and `accuracy`; experiments.py calls the same two.
 """
 
 import argparse
@@ -381,7 +381,7 @@ def milestones(text):
 
 
 def common_arguments(parser, save, epochs, batch_size, report_every, flip=0.0, rotation=0.0, shift=0):
-    """The options that train.py and fashion_mnist.py share; the arguments are defaults."""
+    """The options that do not depend on the network; the arguments are defaults."""
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=number(int, 1, 10_000), default=epochs, metavar="N",
                           help="times that the whole training set is seen (default: %(default)s)")

@@ -29,7 +29,7 @@ import train
 from dataset import load_cifar10, load_mnist
 from model import cnn
 
-BATCH, STEPS = 64, 150  # batch size, and training steps a round
+BATCH, STEPS = 64, 300  # batch size, and training steps a round
 
 
 def rounds(contestants, count):
@@ -70,7 +70,7 @@ def mnist_training(count):
         optimizer = train.make_optimizer("adam", model.parameters())
         schedule = train.make_schedule(optimizer, STEPS)
         return STEPS / seconds(lambda: train.fit(model, *ours_data, optimizer, schedule, 1, batch_size=BATCH,
-                                                 autocast=autocast, progress=False))
+                                                 autocast=autocast, report_images=1, progress=False))
 
     course_data = Subset(course_mnist(True), range(BATCH * STEPS))
 
@@ -101,7 +101,7 @@ def mnist_training(count):
             optimizer.step()
         return STEPS / (time.perf_counter() - start)
 
-    return rounds({"ours": ours, "course": course, "ceiling": ceiling}, count)
+    return rounds({"course": course, "ceiling": ceiling, "ours": ours}, count)
 
 
 def mnist_evaluation(count):

@@ -1,0 +1,36 @@
+"""What README.md states is what the files of this repository give."""
+
+import json
+import os
+import re
+
+import pytest
+
+import train
+from dataset import load_mnist
+from model import cnn
+
+README = open("README.md").read()
+
+
+def test_model_pth_has_the_accuracy_that_the_readme_states():
+    """In float32, which every machine has; the README's figure may come from bfloat16: two images' worth of room."""
+    stated = float(re.search(r"`model.pth` \(seed 0\) \| ([\d.]+) %", README).group(1))
+    model = cnn()
+    train.load_weights(model, "model.pth")
+    measured = 100 * train.accuracy(model, load_mnist()[1])
+    assert measured == pytest.approx(stated, abs=0.021)
+    assert measured > 99
+
+
+def test_the_seeds_of_the_readme():
+    runs = json.load(open("results/seeds.json")).values()
+    accuracies = [100 * run["test_accuracy"] for run in runs]
+    assert len(accuracies) == 5
+    assert f"{sum(accuracies) / 5:.2f} % (from {min(accuracies):.2f} to {max(accuracies):.2f})" in README
+
+
+def test_files_that_the_readme_shows_exist():
+    for path in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert os.path.exists(path), path
+    assert "python -m pytest" in README and "python -m pytest" in open(".ci/run").read().replace('"$environment/bin/python"', "python")
