@@ -37,8 +37,8 @@ def rounds(contestants, count):
     for contest in contestants.values():
         contest()  # warm up
     rates = {name: [] for name in contestants}
-    for _ in range(count):
-        for name, contest in contestants.items():
+    for turn in range(count):
+        for name, contest in list(contestants.items())[::1 if turn % 2 else -1]:  # who follows whom must not matter
             rates[name].append(contest())
     return {
         "rounds": count,
