@@ -44,7 +44,7 @@ def train_cnn(data, optimizer, lr, seed, epochs, batch_size=128, augment=Augment
     total = epochs * math.ceil(len(data[0]) / batch_size)
     history = train.fit(model, *data, optimizer, train.make_schedule(optimizer, total), epochs,
                         batch_size=batch_size, seed=seed, autocast=train.has_bfloat16(device),
-                        train_transform=lambda images, generator, progress: augment(images, generator),
+                        train_transform=lambda images, generator, step: augment(images, generator),
                         report_every=total, progress=False)
     last = history["reports"][-1]
     return {"validation_accuracy": round(last["test_accuracy"], 5), "train_accuracy": round(last["train_accuracy"], 5),

@@ -17,6 +17,7 @@ The engine is two functions, `fit` and `accuracy`; experiments.py calls the same
 """
 
 import argparse
+import glob
 import json
 import math
 import os
@@ -136,18 +137,19 @@ def random_numbers(seed, step):
 
 def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64, seed=0,
         train_transform=None, test_transform=None, loss_fn=None, autocast=False,
-        report_every=1000, report_images=None, measured="test", checkpoint=None, progress=True):
+        report_every=1000, report_images=None, measured="test", costs=None, checkpoint=None, progress=True):
     """Train `model` in place on `trainset`; returns the history, a dict (below).
 
     trainset, testset: ImageDataset on the model's device. The test set is only measured.
     scheduler: stepped once a mini-batch.
-    train_transform(images, generator, progress): makes the network's input from a mini-batch
-        [B, C, H, W] in [0, 1]; progress is the fraction of the training that is done. None: as is.
+    train_transform(images, generator, step): makes the network's input from a mini-batch
+        [B, C, H, W] in [0, 1]; step counts the mini-batches from 0. None: as is.
     test_transform(images): the same for measuring accuracy, on either set.
     autocast: forward passes in bfloat16 where PyTorch holds that to be safe.
     report_every: mini-batches between report lines; report_images: measure accuracy on the first
         so many images of each set, None for all. measured: what the report line calls `testset`,
         "validation" where it is held-out training images.
+    costs: how much work each mini-batch is, on any scale, for the time left; None: all the same.
     checkpoint: a file to which the state of the training goes at every report and every two
         minutes; if it is there already, the training goes on from it, to bit-identical weights.
 
@@ -162,7 +164,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
     losses = torch.zeros(total, device=device)  # on the device: reading a loss every step would stall a GPU
     reports, step, seconds_before = [], 0, 0.0
     if checkpoint and os.path.exists(checkpoint):
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        state = load_checkpoint(checkpoint, device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
@@ -171,7 +173,9 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
     start = saved = time.perf_counter()
     heads = [data.subset(slice(report_images)) for data in (trainset, testset)]
     model.train()
-    bar = tqdm(total=total, initial=step, unit="batch", leave=False, disable=not (progress and sys.stderr.isatty()))
+    costs = costs or [1] * total
+    bar = tqdm(total=sum(costs), initial=sum(costs[:step]), leave=False, disable=not (progress and sys.stderr.isatty()),
+               bar_format="{percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left")
     with bar:
         while step < total:
             epoch = step // per_epoch
@@ -179,7 +183,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
             for indices in order.split(batch_size)[step % per_epoch:]:
                 images, labels = trainset[indices]
                 if train_transform is not None:
-                    images = train_transform(images, random_numbers(seed, epochs + step), step / total)
+                    images = train_transform(images, random_numbers(seed, epochs + step), step)
                 images = images.contiguous(memory_format=torch.channels_last)
 
                 optimizer.zero_grad()
@@ -188,8 +192,8 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
                 loss.backward()
                 optimizer.step()
                 losses[step] = loss.detach()
+                bar.update(costs[step])
                 step += 1
-                bar.update()
 
                 report = step % report_every == 0 or step == total
                 if report or step % 100 == 0:
@@ -240,7 +244,8 @@ def save(state, path):
     """
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        torch.save(state, temporary)
+        with open(temporary, "wb") as file:  # given a name instead, torch writes the name into the file
+            torch.save(state, file)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError in torch's writer
         raise UserError(f"cannot write {path}: {error}") from None
@@ -287,14 +292,54 @@ def load_weights(model, path):
     model.load_state_dict(state)
 
 
-def new_run_folder(runs):
-    """A new folder under `runs` for the pictures and the record of one training."""
-    folder = os.path.join(runs, time.strftime("%Y-%m-%d-%H%M%S-") + str(os.getpid()))
+def load_checkpoint(path, device):
+    """The state that `fit` saved; raises UserError for any other file."""
     try:
-        os.makedirs(folder)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
-    return folder
+        state = torch.load(path, map_location=device, weights_only=True)
+        return {key: state[key] for key in ("model", "optimizer", "scheduler", "losses", "reports", "step", "seconds")}
+    except Exception:  # torch.load raises nearly anything on bytes that are not its own
+        raise UserError(f"{path}: not a checkpoint (damaged): train anew, without --resume") from None
+
+
+def run_folder(args):
+    """The folder for the checkpoint, the pictures and the record of a training.
+
+    A new one under --runs, or with --resume that of the newest training of this script. Raises
+    UserError where that one had other settings, and ends the process where it is finished.
+    """
+    settings = {"script": os.path.basename(sys.argv[0]),
+                **{name: value for name, value in vars(args).items() if name not in ("resume", "runs", "evaluate")}}
+    settings = json.loads(json.dumps(settings))  # as it will be read back
+    if not args.resume:
+        folder = os.path.join(args.runs, time.strftime("%Y-%m-%d-%H%M%S-") + str(os.getpid()))
+        try:
+            os.makedirs(folder)
+            with open(os.path.join(folder, "settings.json"), "w") as file:
+                json.dump(settings, file)
+        except OSError as error:
+            raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
+        return folder
+    for path in sorted(glob.glob(os.path.join(args.runs, "*", "settings.json")), reverse=True):
+        with open(path) as file:
+            before = json.load(file)
+        if before["script"] != settings["script"]:
+            continue
+        for name in settings:
+            if before.get(name) != settings[name]:
+                raise UserError(f"--resume: {os.path.dirname(path)} has {name.replace('_', '-')} {before.get(name)}, "
+                                f"not {settings[name]}: give the settings of that run")
+        if os.path.exists(os.path.join(os.path.dirname(path), "history.json")):
+            print(f"{os.path.dirname(path)} is finished: its model is {args.save}")
+            sys.exit(0)
+        return os.path.dirname(path)
+    raise UserError(f"--resume: no training of {settings['script']} in {args.runs}")
+
+
+def finish(folder, record):
+    """Write the record of a finished training; its checkpoint has served."""
+    with open(os.path.join(folder, "history.json"), "w") as file:
+        json.dump(record, file)
+    os.remove(os.path.join(folder, "checkpoint.pt"))
 
 
 # ------------------------------------------------------------------ pictures
@@ -414,7 +459,9 @@ def common_arguments(parser, save, epochs, batch_size, report_every, flip=0.0, r
     machine.add_argument("--data", default="data", metavar="FOLDER", help="where the datasets are (default: data)")
     machine.add_argument("--save", default=save, metavar="FILE", help="where the model goes (default: %(default)s)")
     machine.add_argument("--runs", default="runs", metavar="FOLDER",
-                         help="where pictures and the record of the run go (default: runs)")
+                         help="where the checkpoint, pictures and the record of the run go (default: runs)")
+    machine.add_argument("--resume", action="store_true",
+                         help="go on with the newest run, from its checkpoint (one is written every two minutes)")
 
 
 def pick_device(name):
@@ -526,20 +573,20 @@ def main():
     trainset, testset = trainset.subset(slice(args.train_images)).to(device), testset.to(device)
     scheduler = make_schedule(optimizer, args.epochs * math.ceil(len(trainset) / args.batch_size), fractions)
     augment = Augment(args.flip, args.rotation, args.shift)
-    folder = new_run_folder(args.runs)
+    folder = run_folder(args)
     lr = optimizer.param_groups[0]["lr"]
     title = f"{args.model} on {args.dataset}, {args.optimizer}, learning rate {lr:g}, seed {args.seed}"
     print(f"{title}, {len(trainset)} training images, batch size {args.batch_size}, {args.epochs} epochs, {device}")
     history = fit(model, trainset, testset, optimizer, scheduler, args.epochs, batch_size=args.batch_size,
-                  seed=args.seed, train_transform=lambda images, generator, progress: augment(images, generator),
-                  autocast=autocast, report_every=args.report_every, measured=measured)
+                  seed=args.seed, train_transform=lambda images, generator, step: augment(images, generator),
+                  autocast=autocast, report_every=args.report_every, measured=measured,
+                  checkpoint=os.path.join(folder, "checkpoint.pt"))
     save(model.state_dict(), args.save)
 
     predicted = predict(model, testset.subset(slice(16)), autocast=autocast).argmax(1)
     plot_history(history, os.path.join(folder, "curves.png"), title, measured)
     plot_predictions(testset, predicted, os.path.join(folder, "predictions.png"), measured)
-    with open(os.path.join(folder, "history.json"), "w") as file:
-        json.dump({"settings": vars(args), **history}, file)
+    finish(folder, {"settings": vars(args), **history})
     last = history["reports"][-1]
     print(f"\n{measured} accuracy {100 * last['test_accuracy']:.2f} %, "
           f"train accuracy {100 * last['train_accuracy']:.2f} %, "

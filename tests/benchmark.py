@@ -4,8 +4,9 @@
     python tests/benchmark.py --only mnist
 
 The contestants take turns, round after round, so that a machine that slows down slows all of them;
-each figure is the median over the rounds, each ratio the median of the rounds' ratios. Run it on a
-quiet machine: a second busy process upsets the timing of every OpenMP program.
+each figure is the median over the rounds, each ratio the median of the rounds' ratios. ResNet18's
+each have a process of their own, for the memory settings of fashion_mnist.py are the process's. Run
+it on a quiet machine: a second busy process upsets the timing of every OpenMP program.
 """
 
 import argparse
@@ -16,6 +17,9 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from multiprocessing import get_context
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -25,9 +29,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 
+import fashion_mnist
 import train
-from dataset import load_cifar10, load_mnist
-from model import cnn
+from dataset import Augment, load_cifar10, load_fashion_mnist, load_mnist
+from model import cnn, resnet18
 
 BATCH, STEPS = 64, 300  # batch size, and training steps a round
 
@@ -126,6 +131,59 @@ def mnist_evaluation(count):
     return rounds({"ours": ours, "course": course}, count)
 
 
+fashion = cache(load_fashion_mnist)
+
+
+def resnet_ours(size, steps, keep, augment):
+    """Training steps a second of fashion_mnist.py, batch size 64."""
+    if keep:
+        fashion_mnist.keep_freed_memory()
+    trainset, testset = fashion()
+    model = resnet18().to(memory_format=torch.channels_last)
+    optimizer, sizes = fashion_mnist.make_optimizer(model), [size] * (steps + 1)
+
+    def fit(count):
+        train.fit(model, trainset.subset(slice(BATCH * count)), testset.subset(slice(1)), optimizer,
+                  fashion_mnist.make_schedule(optimizer, sizes), 1, batch_size=BATCH,
+                  train_transform=fashion_mnist.Input(augment, sizes).train, loss_fn=nn.CrossEntropyLoss(label_smoothing=0.1),
+                  autocast=train.has_bfloat16(torch.device("cpu")), report_images=1, progress=False)
+
+    fit(1)
+    return steps / seconds(lambda: fit(steps))
+
+
+def resnet_course(size, steps):
+    """The same of the course's loop: every image through PIL, float32, PyTorch's default memory layout."""
+    images = torchvision.datasets.FashionMNIST("data", transform=transforms.Compose([
+        transforms.Resize((size, size)), transforms.RandomHorizontalFlip(), transforms.RandomRotation(10),
+        transforms.ToTensor()]))
+    model, loss_fn, start = resnet18(), nn.CrossEntropyLoss(), None
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    for step, (batch, labels) in enumerate(DataLoader(Subset(images, range(BATCH * (steps + 1))), batch_size=BATCH,
+                                                      shuffle=True)):
+        if step == 1:  # the first is slow in every contestant
+            start = time.perf_counter()
+        optimizer.zero_grad()
+        loss = loss_fn(model(batch), labels)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+    return steps / (time.perf_counter() - start)
+
+
+def resnet_training(size, steps, count):
+    contestants = {"ours": (resnet_ours, size, steps, True, Augment(flip=0.5)),
+                   "ours, augmentation off": (resnet_ours, size, steps, True, Augment()),
+                   "ours, flip and rotation": (resnet_ours, size, steps, True, Augment(flip=0.5, rotation=10)),
+                   "ours, freed memory not kept": (resnet_ours, size, steps, False, Augment(flip=0.5)),
+                   "course": (resnet_course, size, steps)}
+    pools = {name: ProcessPoolExecutor(1, mp_context=get_context("spawn")) for name in contestants}
+    result = rounds({name: lambda name=name: pools[name].submit(*contestants[name]).result() for name in contestants}, count)
+    for pool in pools.values():
+        pool.shutdown()
+    return result
+
+
 def loading(count):
     """Seconds to load a whole dataset whose files are there, checked by SHA-256."""
     return {name: round(statistics.median(seconds(load) for _ in range(count)), 3)
@@ -139,6 +197,12 @@ def memory(*command):
     return float(subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True, text=True).stdout)
 
 
+def resnet_memory(_):
+    """Peak memory of `python fashion_mnist.py`, trained and tested on images of 224x224 as in its last, largest steps."""
+    return {"train_mib": round(memory("fashion_mnist.py", "--weights", "none", "--image-size", "224", "--epochs", "1",
+                                      "--train-images", "640", "--save", "runs/benchmark.pth"))}
+
+
 def mnist_memory(_):
     """Peak memory of `python train.py` above that of the imports alone (one epoch: the peak is in every epoch)."""
     imports = memory("-c", "import torch, torchvision, matplotlib.pyplot")
@@ -147,7 +211,10 @@ def mnist_memory(_):
 
 
 STUDIES = {"mnist training, steps": mnist_training, "mnist evaluation, images": mnist_evaluation,
-           "loading, seconds": loading, "mnist memory": mnist_memory}
+           "loading, seconds": loading, "mnist memory": mnist_memory,
+           "resnet18 training at 64, steps": partial(resnet_training, 64, 12),
+           "resnet18 training at 224, steps": partial(resnet_training, 224, 3),
+           "resnet18 memory": resnet_memory}
 
 
 def main():

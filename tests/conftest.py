@@ -1,10 +1,36 @@
 """What several test files share."""
 
+import hashlib
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from torchvision import models
+
+from dataset import load_fashion_mnist, load_mnist
+
+
+def run(*arguments, script="train.py", cwd=None, **options):
+    """Run a script of this repository as a user does."""
+    script = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), script)
+    return subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, **options)
+
+
+def digest(state):
+    """SHA-256 over all tensors of a state_dict."""
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in state.values())).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    return load_mnist()
+
+
+@pytest.fixture(scope="session")
+def fashion():
+    return load_fashion_mnist()
 
 
 @pytest.fixture

@@ -1,0 +1,281 @@
+"""The bonus: train ResNet18 on Fashion-MNIST, test it at 224x224, save fashion_mnist.pth.
+
+    python fashion_mnist.py                       # about an hour on two CPU cores, minutes on a GPU
+    python fashion_mnist.py --quick               # ten minutes on two CPU cores, at 64x64
+    python fashion_mnist.py --image-size 64       # train and test at 64x64
+    python fashion_mnist.py --evaluate fashion_mnist.pth
+    python fashion_mnist.py --help
+
+Prints report lines as train.py does and ends with the test accuracy, over all images and of each
+class; the confusion matrix and the most confident mistakes go to runs/ as pictures.
+
+What is special about ResNet18 and Fashion-MNIST is here; the engine is train.py's.
+"""
+
+import argparse
+import ctypes
+import itertools
+import math
+import os
+import socket
+import time
+
+import torch
+from torch import nn, optim
+from torchvision import models, transforms
+
+import train
+from dataset import Augment, load_fashion_mnist
+from model import resnet18
+from train import UserError
+
+MEAN, STD = 0.2860, 0.3530  # of the pixels of the training set, in [0, 1]; a test computes them
+REPORT_IMAGES = 2000        # a whole set at 224x224 takes minutes on a CPU
+
+# The default plan, (height and width, share of the mini-batches): most of the work is done on small
+# images, which cost little, and then they grow step by step. Growing in one jump costs the network
+# its scale; eight small steps do not.
+PLAN = "64:0.60,80:0.08,96:0.08,112:0.07,128:0.06,160:0.05,192:0.03,224:0.03"
+
+
+def plan(text):
+    """An argparse type: "64" for [(64, 1.0)], "64:0.8,224:0.2" for [(64, 0.8), (224, 0.2)]."""
+    try:
+        sizes = [(int(size), float(share or 1)) for size, _, share in (part.partition(":") for part in text.split(","))]
+        if not all(32 <= size <= 512 and share > 0 for size, share in sizes):
+            raise ValueError
+        if abs(sum(share for _, share in sizes) - 1) > 1e-6:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be a size from 32 to 512 or sizes with shares that add up to 1, such as "
+                                         f"64:0.8,224:0.2, not {text!r}") from None
+    return sizes
+
+
+def parse_arguments():
+    parser = train.Parser(description="Train ResNet18 on Fashion-MNIST, and save the model.",
+                          epilog="A validation split chooses settings; the test set measures the result once.")
+    parser.add_argument("--quick", action="store_true",
+                        help="ten minutes on two CPU cores: short for --image-size 64 --epochs 2")
+    parser.add_argument("--image-size", type=plan, metavar="PLAN",
+                        help="height and width of the images, such as 64, or sizes in turn, each with its share of the "
+                             f"mini-batches; the last is the size of the test (default: {PLAN})")
+    parser.add_argument("--weights", default="auto", metavar="WHICH",
+                        help="to start from: imagenet, none (random), a FILE saved by this script, or auto: ImageNet's "
+                             "where they are to be had, else random ones (default: auto)")
+    optimizer = parser.add_argument_group("optimizer: SGD with Nesterov momentum, one cycle of the learning rate")
+    optimizer.add_argument("--lr", type=train.number(float, 0, open_low=True), default=0.1, metavar="RATE",
+                           help="highest learning rate (default: %(default)s)")
+    optimizer.add_argument("--momentum", type=train.number(float, 0.01, 0.9999), default=0.9, metavar="M",
+                           help="(default: %(default)s)")
+    optimizer.add_argument("--weight-decay", type=train.number(float, 0), default=5e-4, metavar="W",
+                           help="of the kernels; biases and batch normalisation have none (default: %(default)s)")
+    optimizer.add_argument("--label-smoothing", type=train.number(float, 0, 0.99), default=0.1, metavar="E",
+                           help="(default: %(default)s)")
+    train.common_arguments(parser, save="fashion_mnist.pth", epochs=9, batch_size=64, report_every=1000, flip=0.5)
+    return parser.parse_args()
+
+
+def start_weights(which):
+    """(network, what it starts from) for --weights; says so loudly where auto has to do with random weights."""
+    if which in ("auto", "imagenet"):
+        socket.setdefaulttimeout(20)  # seconds; a network that swallows packets would hold the download for ever
+        try:
+            return resnet18(models.ResNet18_Weights.IMAGENET1K_V1), "ImageNet weights"
+        except Exception as error:  # no network, a full disk, a damaged file in the cache: nearly any type
+            reason = str(getattr(error, "reason", error)).strip().splitlines() or [type(error).__name__]
+            if which == "imagenet":
+                raise UserError(f"--weights imagenet: neither in torch's cache nor to be had by download: {reason[0]}") from None
+            print(f"*** ImageNet weights cannot be had ({reason[0]}): STARTING FROM RANDOM WEIGHTS ***", flush=True)
+    model = resnet18()
+    if which in ("auto", "none"):
+        return model, "random weights"
+    train.load_weights(model, which)
+    return model, which
+
+
+def sizes_of(plan, total):
+    """The image size of each of `total` mini-batches: [(size, share), ...] rolled out."""
+    sizes, until = [], 0.0
+    for size, share in plan:
+        until += share
+        sizes += [size] * (round(until * total) - len(sizes))
+    return sizes
+
+
+class Input:
+    """What the network is given, at the size that the plan has for the moment; `sizes`: one a mini-batch."""
+
+    def __init__(self, augment, sizes):
+        self.augment, self.sizes, self.size = augment, sizes, sizes[0]
+
+    def train(self, images, generator, step):
+        self.size = self.sizes[step]
+        return to_network(self.augment(images, generator), self.size)
+
+    def test(self, images):
+        return to_network(images, self.size)
+
+
+def make_optimizer(model, lr=0.1, momentum=0.9, weight_decay=5e-4):
+    """SGD with Nesterov momentum; biases and batch normalisation have no weight decay."""
+    kernels, others = ([p for p in model.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))
+    return optim.SGD([{"params": kernels, "weight_decay": weight_decay}, {"params": others}], lr=lr, momentum=momentum,
+                     nesterov=True, fused=True)
+
+
+def make_schedule(optimizer, costs, warm_up=0.05):
+    """The learning rate climbs over the first 5 % of the work, then falls in a straight line to 0.01 times the highest.
+
+    costs: the work that each mini-batch is. By mini-batches instead of work, the learning rate would
+    be all but gone when the few large, slow images at the end come.
+    """
+    done = [0, *itertools.accumulate(costs)]
+
+    def factor(step):
+        fraction = done[min(step, len(costs) - 1)] / done[-1]
+        return max(0.01, min(fraction / warm_up, (1 - fraction) / (1 - warm_up)))
+
+    return optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def to_network(images, size):
+    """Normalised and resized, on the device the images are on: only 28x28 pixels travel."""
+    return transforms.Resize((size, size))(transforms.Normalize(MEAN, STD)(images))
+
+
+def keep_freed_memory():
+    """Have glibc keep freed memory for the next mini-batch instead of giving it back page by page.
+
+    Activations are tens of megabytes each; faulting their pages in anew costs a fifth of the time
+    of a training step on the CPU (tests/benchmark.py measures it). Elsewhere than on glibc: no effect.
+    """
+    M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 64 * 2**20)
+
+
+def class_accuracy(predicted, dataset):
+    """(confusion matrix int64 [10, 10], row: true class, column: predicted; accuracy of each class [10])."""
+    confusion = torch.zeros(10, 10, dtype=torch.int64)
+    confusion.index_put_((dataset.labels.cpu(), predicted.cpu()), torch.tensor(1), accumulate=True)
+    return confusion, confusion.diag() / confusion.sum(1).clamp(min=1)
+
+
+def plot_confusion(confusion, classes, path, measured):
+    """The confusion matrix as a picture: how many images of a class (row) were taken for which (column)."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 6), layout="constrained")
+    shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row in range(10):
+        for column in range(10):
+            if confusion[row, column]:
+                axis.text(column, row, confusion[row, column].item(), ha="center", va="center", fontsize=8,
+                          color="white" if shares[row, column] > 0.5 else "black")
+    axis.set(xticks=range(10), yticks=range(10), yticklabels=classes, xlabel="predicted class", ylabel="true class",
+             title=f"Images of the {measured} set")
+    axis.set_xticklabels(classes, rotation=45, ha="right")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_mistakes(probabilities, dataset, path, measured, count=16):
+    """The images that the network was surest of among those it got wrong."""
+    import matplotlib.pyplot as plt
+
+    sure, predicted = probabilities.max(1)
+    sure[predicted == dataset.labels] = -1
+    figure, axes = plt.subplots(2, count // 2, figsize=(10, 3.6), layout="constrained")
+    for axis, i in zip(axes.flat, sure.argsort(descending=True).tolist()):
+        axis.axis("off")
+        if sure[i] < 0:
+            continue
+        image, label = dataset[i]
+        axis.imshow(image[0], cmap="gray_r")
+        axis.set_title(f"{dataset.classes[predicted[i]]} {100 * sure[i]:.0f} %\n(is {dataset.classes[label]})", fontsize=7)
+    figure.suptitle(f"{measured.capitalize()} set, most confident mistakes: predicted class, its probability, (label)")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def show_accuracy(logits, dataset, what):
+    """Print the accuracy and that of each class; returns (accuracy, confusion matrix)."""
+    predicted = logits.argmax(1)
+    confusion, by_class = class_accuracy(predicted, dataset)
+    right = confusion.diag().sum().item()
+    print(f"{what} {100 * right / len(dataset):.2f} % ({right} of {len(dataset)} images)")
+    for name, value in zip(dataset.classes, by_class.tolist()):
+        print(f"  {name:<12} {100 * value:6.2f} %")
+    return right / len(dataset), confusion
+
+
+def main():
+    started = time.perf_counter()
+    args = parse_arguments()
+    if args.quick and args.image_size:
+        raise UserError("--quick has an image size of its own, 64: leave out one of --quick and --image-size")
+    if args.quick:
+        args.image_size, args.epochs = [(64, 1.0)], 2
+    args.image_size = args.image_size or plan(PLAN)
+    device = train.pick_device(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    keep_freed_memory()
+    torch.manual_seed(args.seed)
+    autocast = train.pick_autocast(args.precision, device)
+    if args.evaluate:
+        model, source = resnet18(), None
+        train.load_weights(model, args.evaluate)
+    else:
+        train.check_can_save(args.save)
+        model, source = start_weights(args.weights)
+    model = model.to(device, memory_format=torch.channels_last)
+
+    measured = "validation" if args.validation else "test"
+    trainset, testset = load_fashion_mnist(args.data)
+    if args.validation:
+        trainset, testset = train.hold_out(trainset, args.validation)
+    trainset, testset = trainset.subset(slice(args.train_images)).to(device), testset.to(device)
+    total = args.epochs * math.ceil(len(trainset) / args.batch_size)
+    sizes = sizes_of(args.image_size, total)
+    network_input = Input(Augment(args.flip, args.rotation, args.shift), sizes)
+
+    if not args.evaluate:
+        costs = [size ** 2 for size in sizes]
+        optimizer = make_optimizer(model, args.lr, args.momentum, args.weight_decay)
+        folder = train.run_folder(args)
+        title = f"ResNet18 on Fashion-MNIST from {source}, seed {args.seed}"
+        print(f"{title}, {len(trainset)} training images, batch size {args.batch_size}, {args.epochs} epochs, {device}")
+        print("image sizes: " + ", ".join(f"{size} for {len(list(same))} batches" for size, same in itertools.groupby(sizes)))
+        print(f"accuracies on the way: at the size of the moment, on the first {REPORT_IMAGES} images of each set")
+        history = train.fit(model, trainset, testset, optimizer, make_schedule(optimizer, costs), args.epochs,
+                            batch_size=args.batch_size, seed=args.seed, train_transform=network_input.train,
+                            test_transform=network_input.test,
+                            loss_fn=nn.CrossEntropyLoss(label_smoothing=args.label_smoothing), autocast=autocast,
+                            report_every=args.report_every, report_images=REPORT_IMAGES, measured=measured, costs=costs,
+                            checkpoint=os.path.join(folder, "checkpoint.pt"))
+        train.save(model.state_dict(), args.save)
+        print(f"\n{history['reports'][-1]['seconds']:.0f} s of training")
+
+    network_input.size = size = args.image_size[-1][0]  # a short training may have skipped it
+    logits = train.predict(model, testset, network_input.test, autocast=autocast).cpu()
+    testset = testset.to("cpu")
+    test_accuracy, confusion = show_accuracy(logits, testset, (args.evaluate and f"{args.evaluate}: " or "") + f"{measured} accuracy at {size}x{size}:")
+    if not args.evaluate:
+        train.plot_history(history, os.path.join(folder, "curves.png"), title, measured)
+        plot_confusion(confusion, testset.classes, os.path.join(folder, "confusion.png"), measured)
+        plot_mistakes(logits.softmax(1), testset, os.path.join(folder, "mistakes.png"), measured)
+        train.finish(folder, {"settings": vars(args), "weights": source, "test_accuracy": test_accuracy,
+                              "confusion": confusion.tolist(), **history})
+        print(f"{time.perf_counter() - started:.0f} s in all; model: {args.save}; pictures and history: {folder}")
+
+
+if __name__ == "__main__":
+    train.script(main)
