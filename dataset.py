@@ -45,8 +45,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import datasets, transforms, utils
 
-STALL = 60      # seconds without a new byte after which a download counts as hanging
-LIMIT = 1800    # seconds after which a download is given up even if bytes still trickle in
+LIMIT = 900     # seconds after which a download is given up; each has shorter limits of its own for a dead network
 CHUNK = 10_000  # images that are preprocessed at a time: bounds the memory that the transforms need
 
 
@@ -247,41 +246,25 @@ def run(command, folder):
     program = shutil.which(command[0])
     if program is None:
         raise DataError(f"{command[0]} is not installed")
-    log_path = os.path.join(folder, "log")
-    with open(log_path, "wb") as log:
+    with open(os.path.join(folder, "log"), "w+b") as log:
         process = subprocess.Popen([program, *command[1:]], cwd=folder, stdin=subprocess.DEVNULL, stdout=log,
                                    stderr=log, start_new_session=True)  # a session: its children die with it
-    start = alive = time.monotonic()
-    size = 0
-    try:
-        while process.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.5)
-            now, before, size = time.monotonic(), size, folder_size(folder)
-            alive = now if size != before else alive
-            if now - alive > STALL or now - start > LIMIT:
-                raise DataError(f"{command[0]} hangs, given up after {now - start:.0f} s")
-    finally:
-        if process.poll() is None:
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.kill()
-            process.wait()
+        try:
+            process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            raise DataError(f"{command[0]} hangs, given up after {LIMIT} s") from None
+        finally:
+            if process.poll() is None:
+                if hasattr(os, "killpg"):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
+                process.wait()
+        log.seek(0)
+        lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     if process.returncode:
-        with open(log_path, errors="replace") as log:
-            lines = [line.strip() for line in log if line.strip()]
         lines = lines or [f"{command[0]} failed with status {process.returncode}"]
         # npm names the error at the top; its last line only says where it wrote more about it.
         raise DataError((" ".join(lines[:2]) if command[0] == "npm" else lines[-1])[:300])
-
-
-def folder_size(folder):
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):  # it may be gone already
-                total += os.lstat(os.path.join(place, name)).st_size
-    return total
 
 
 def from_torchvision(source, folder):

@@ -27,6 +27,7 @@ import time
 from contextlib import contextmanager
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn, optim
 from tqdm import tqdm
 
@@ -87,7 +88,7 @@ def make_schedule(optimizer, total, milestones=(0.6, 0.85)):
     """MultiStepLR, stepped once a mini-batch, that ends at 0.01 times the first learning rate.
 
     total: mini-batches of the whole training; milestones: fractions of it at which the learning
-    rate falls, each time by the same factor; none of them leaves it constant.
+    rate falls, each time by the same factor; with () it stays constant.
     """
     gamma = 0.01 ** (1 / len(milestones)) if milestones else 1.0
     steps = [min(int(total * fraction), total - 1) for fraction in milestones]
@@ -184,7 +185,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
                 images, labels = trainset[indices]
                 if train_transform is not None:
                     images = train_transform(images, random_numbers(seed, epochs + step), step)
-                images = images.contiguous(memory_format=torch.channels_last)
+                images = to_input(images, None)
 
                 optimizer.zero_grad()
                 with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
@@ -210,7 +211,6 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
                     })
                     if progress:
                         bar.write(report_line(reports[-1], total, measured))
-                        sys.stdout.flush()
                 scheduler.step()
                 if checkpoint and (report or time.perf_counter() - saved > 120):
                     saved = time.perf_counter()
@@ -257,8 +257,8 @@ def save(state, path):
 def check_can_save(path):
     """Raise UserError now, rather than after the training, where `path` cannot be written."""
     folder = os.path.dirname(path) or "."
-    if os.path.isdir(path):
-        raise UserError(f"cannot save to {path}: it is a folder, name a file")
+    if not path or os.path.lexists(path) and not os.path.isfile(path):
+        raise UserError(f"cannot save to {path or 'nothing'}: name a file")
     if not os.path.isdir(folder):
         raise UserError(f"cannot save to {path}: there is no folder {folder}")
     try:
@@ -297,6 +297,8 @@ def load_checkpoint(path, device):
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         return {key: state[key] for key in ("model", "optimizer", "scheduler", "losses", "reports", "step", "seconds")}
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
     except Exception:  # torch.load raises nearly anything on bytes that are not its own
         raise UserError(f"{path}: not a checkpoint (damaged): train anew, without --resume") from None
 
@@ -304,8 +306,9 @@ def load_checkpoint(path, device):
 def run_folder(args):
     """The folder for the checkpoint, the pictures and the record of a training.
 
-    A new one under --runs, or with --resume that of the newest training of this script. Raises
-    UserError where that one had other settings, and ends the process where it is finished.
+    A new one under --runs, or with --resume that of the newest training of this script with the same
+    settings. Raises UserError where there is none, naming what is different in the newest one, and ends the
+    process where that training is finished.
     """
     settings = {"script": os.path.basename(sys.argv[0]),
                 **{name: value for name, value in vars(args).items() if name not in ("resume", "runs", "evaluate")}}
@@ -314,32 +317,40 @@ def run_folder(args):
         folder = os.path.join(args.runs, time.strftime("%Y-%m-%d-%H%M%S-") + str(os.getpid()))
         try:
             os.makedirs(folder)
-            with open(os.path.join(folder, "settings.json"), "w") as file:
-                json.dump(settings, file)
+            write_json(settings, os.path.join(folder, "settings.json"))
         except OSError as error:
             raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
         return folder
-    for path in sorted(glob.glob(os.path.join(args.runs, "*", "settings.json")), reverse=True):
+    refused = f"no training of {settings['script']} in {args.runs}"
+    paths = glob.glob(os.path.join(glob.escape(args.runs), "*", "settings.json"))
+    for path in sorted(paths, reverse=True):  # their names begin with the time
+        folder = os.path.dirname(path)
         with open(path) as file:
             before = json.load(file)
-        if before["script"] != settings["script"]:
-            continue
-        for name in settings:
-            if before.get(name) != settings[name]:
-                raise UserError(f"--resume: {os.path.dirname(path)} has {name.replace('_', '-')} {before.get(name)}, "
-                                f"not {settings[name]}: give the settings of that run")
-        if os.path.exists(os.path.join(os.path.dirname(path), "history.json")):
-            print(f"{os.path.dirname(path)} is finished: its model is {args.save}")
+        if before == settings and os.path.exists(os.path.join(folder, "history.json")):
+            print(f"{folder} is finished, its model is {args.save}")
             sys.exit(0)
-        return os.path.dirname(path)
-    raise UserError(f"--resume: no training of {settings['script']} in {args.runs}")
+        if before == settings and os.path.exists(os.path.join(folder, "checkpoint.pt")):
+            print(f"going on with {folder}")
+            return folder
+        if before["script"] == settings["script"] and refused.startswith("no training"):
+            name = next((name for name in settings if before.get(name) != settings[name]), None)
+            refused = (f"{folder} has {name.replace('_', '-')} {before.get(name)}, not {settings[name]}" if name
+                       else f"{folder} was stopped before its first checkpoint: train anew")
+    raise UserError(f"--resume: {refused}")
 
 
 def finish(folder, record):
     """Write the record of a finished training; its checkpoint has served."""
-    with open(os.path.join(folder, "history.json"), "w") as file:
-        json.dump(record, file)
+    write_json(record, os.path.join(folder, "history.json"))
     os.remove(os.path.join(folder, "checkpoint.pt"))
+
+
+def write_json(value, path):
+    """Written beside `path`, then moved into place."""
+    with open(path + ".tmp", "w") as file:
+        json.dump(value, file)
+    os.replace(path + ".tmp", path)
 
 
 # ------------------------------------------------------------------ pictures
@@ -347,13 +358,12 @@ def finish(folder, record):
 
 def plot_history(history, path, title, measured):
     """Loss and accuracy against mini-batches, from what `fit` returned; measured: as in `fit`."""
-    import matplotlib.pyplot as plt
-
     reports, losses = history["reports"], torch.tensor(history["losses"])
     window = max(1, len(losses) // 200)
     means = losses[:len(losses) // window * window].reshape(-1, window).mean(1)
     batches = [r["batch"] for r in reports]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(9, 3.5), layout="constrained")  # not by pyplot: no window, whatever its backend
+    left, right = figure.subplots(1, 2)
     left.semilogy(torch.arange(1, len(means) + 1) * window, means, color="#0072B2")
     left.set(xlabel="mini-batches", ylabel=f"training loss (mean of {window})")
     for key, name, colour, style in (("train_accuracy", "training set", "#0072B2", "o-"),
@@ -363,15 +373,12 @@ def plot_history(history, path, title, measured):
     right.legend(loc="lower right")
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def plot_predictions(dataset, predicted, path, measured, count=16):
     """The first `count` images of `dataset`, each with its predicted class, and the true one where they differ."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, count // 2, figsize=(9, 2.9), layout="constrained")
-    for i, axis in enumerate(axes.flat):
+    figure = Figure(figsize=(9, 2.9), layout="constrained")
+    for i, axis in enumerate(figure.subplots(2, count // 2).flat):
         axis.axis("off")
         if i >= len(dataset):
             continue
@@ -383,7 +390,6 @@ def plot_predictions(dataset, predicted, path, measured, count=16):
                        color="black" if guess == label else "#D55E00")
     figure.suptitle(f"Predictions on the first images of the {measured} set")
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 # ------------------------------------------------------------------ the command line
@@ -503,6 +509,7 @@ def hold_out(trainset, count):
 def script(main):
     """Run `main()`; a person's mistake is one line on stderr, never a traceback."""
     name = os.path.basename(sys.argv[0])
+    sys.stdout.reconfigure(line_buffering=True)  # a file shows how far it is
     try:
         main()
     except (UserError, DataError) as error:
@@ -511,11 +518,14 @@ def script(main):
     except Diverged as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(1)
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:  # such as a disk that is full when the pictures are drawn
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print(f"\n{name}: stopped by Ctrl-C", file=sys.stderr)
+        print(f"\n{name}: stopped by Ctrl-C; a training goes on from its last checkpoint with --resume", file=sys.stderr)
         sys.exit(130)
 
 
@@ -561,15 +571,15 @@ def main():
 
     trainset, testset = DATASETS[args.dataset](args.data, preprocess_for(channels, size))
     autocast = pick_autocast(args.precision, device)
-    if args.evaluate:
-        test_accuracy = accuracy(model, testset.to(device), autocast=autocast)
-        print(f"{args.evaluate}: test accuracy {100 * test_accuracy:.2f} % "
-              f"({round(test_accuracy * len(testset))} of {len(testset)} images of {args.dataset})")
-        return
-
     measured = "validation" if args.validation else "test"
     if args.validation:
         trainset, testset = hold_out(trainset, args.validation)
+    if args.evaluate:
+        right = accuracy(model, testset.to(device), autocast=autocast)
+        print(f"{args.evaluate}: {measured} accuracy {100 * right:.2f} % "
+              f"({round(right * len(testset))} of {len(testset)} images of {args.dataset})")
+        return
+
     trainset, testset = trainset.subset(slice(args.train_images)).to(device), testset.to(device)
     scheduler = make_schedule(optimizer, args.epochs * math.ceil(len(trainset) / args.batch_size), fractions)
     augment = Augment(args.flip, args.rotation, args.shift)

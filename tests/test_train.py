@@ -3,7 +3,11 @@
 import json
 import math
 import os
+import re
 import resource
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -276,6 +280,48 @@ def test_a_whole_run(tmp_path):
     cnn().load_state_dict(state)  # the hand-out's own way to load it
 
 
+def test_resume_goes_on_with_the_newest_run_of_the_same_settings(tmp_path):
+    """Three runs: one that was killed, then a finished one with another seed, then one without a checkpoint."""
+    common = ["--train-images", "6400", "--epochs", "1", "--report-every", "10", "--validation", "200",
+              "--data", os.path.abspath("data")]
+    killed = subprocess.Popen([sys.executable, os.path.abspath("train.py"), *common], cwd=tmp_path, stdout=subprocess.PIPE,
+                              text=True)
+    while "batch     30/" not in killed.stdout.readline():
+        assert killed.poll() is None
+    killed.kill()
+    killed.wait()
+    [folder] = os.listdir(tmp_path / "runs")
+    time.sleep(1)  # the folders' names have seconds
+    other = [*common, "--seed", "1", "--save", "other.pth"]
+    assert run(*other, cwd=tmp_path).returncode == 0
+    empty = tmp_path / "runs" / "9999-later"
+    empty.mkdir()
+    (empty / "settings.json").write_bytes((tmp_path / "runs" / folder / "settings.json").read_bytes())
+
+    done = run(*common, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"going on with runs/{folder}" in done.stdout
+    assert int(re.search(r"batch +(\d+)/", done.stdout)[1]) > 20
+    again = run(*other, "--resume", cwd=tmp_path)
+    assert again.returncode == 0 and "is finished, its model is other.pth" in again.stdout
+    refused = run(*common, "--seed", "2", "--resume", cwd=tmp_path)
+    assert refused.returncode == 2 and "has seed 0, not 2" in refused.stderr
+
+
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
+    command = f"'{sys.executable}' '{os.path.abspath('train.py')}' --train-images 6400 --report-every 5 --data '{os.path.abspath('data')}'"
+    done = subprocess.run(f"{command} | head -2", shell=True, capture_output=True, text=True, cwd=tmp_path)
+    assert len(done.stdout.splitlines()) == 2 and done.stderr == ""
+
+
+def test_pictures_need_no_display(tmp_path):
+    done = run("--train-images", 640, "--epochs", 1, "--data", os.path.abspath("data"), cwd=tmp_path,
+               env={**os.environ, "MPLBACKEND": "TkAgg", "DISPLAY": ""})
+    assert done.returncode == 0, done.stderr
+    [folder] = (tmp_path / "runs").iterdir()
+    assert (folder / "curves.png").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize("dataset, network", [("cifar10", "cnn"), ("mnist", "lenet5"), ("cifar10", "lenet5"),
                                               ("fashion-mnist", "cnn")])
 def test_any_dataset_for_any_model(tmp_path, dataset, network):
@@ -298,6 +344,8 @@ def test_validation_never_touches_the_test_set(tmp_path):
     done = run("--validation", 5000, "--train-images", 1280, "--epochs", 1, "--data", os.path.abspath("data"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "validation accuracy" in done.stdout and "test accuracy" not in done.stdout
+    measured = run("--validation", 5000, "--evaluate", "model.pth", "--data", os.path.abspath("data"), cwd=tmp_path)
+    assert "validation accuracy" in measured.stdout and "of 5000 images" in measured.stdout
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -322,7 +370,10 @@ def test_validation_never_touches_the_test_set(tmp_path):
     (["--flip", "2"], ["--flip", "from 0 to 1"]),
     (["--validation", "60000"], ["--validation", "60000"]),
     (["--save", "no/such/folder.pth"], ["no/such"]),
-    (["--save", "."], ["folder"]),
+    (["--save", "."], ["cannot save", "name a file"]),
+    (["--save", ""], ["name a file"]),
+    (["--save", "/dev/null"], ["/dev/null", "name a file"]),
+    (["--resume"], ["--resume", "no training of train.py in runs"]),
     (["--evaluate", "none.pth"], ["none.pth", "no such file"]),
     (["--evaluate", "text.pth"], ["text.pth", "not a model file"]),
     (["--evaluate", "lenet5.pth"], ["lenet5.pth", "another network"]),
