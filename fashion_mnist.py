@@ -33,13 +33,13 @@ from train import UserError
 MEAN, STD = 0.2860, 0.3530  # of the pixels of the training set, in [0, 1]; a test computes them
 REPORT_IMAGES = 2000        # a whole set at 224x224 takes minutes on a CPU
 
-# The default plan, (height and width, share of the mini-batches): half of the mini-batches are small
-# images, which cost a tenth, and then they grow in small steps. A network knows its garments at the
-# size it has seen them: 91 % at 64x64 are 20 % at 80x80, until it has been trained there.
+# The default plan, (height and width, share of the mini-batches): half of the mini-batches are images
+# with a twelfth of the pixels, and then these grow in small steps, for a network that has been trained
+# at one size is of little use at another.
 PLAN = "64:0.50,80:0.09,96:0.10,112:0.09,128:0.08,160:0.06,192:0.04,224:0.04"
 
 
-def plan(text):
+def parse_plan(text):
     """An argparse type: "64" for [(64, 1.0)], "64:0.8,224:0.2" for [(64, 0.8), (224, 0.2)]; 40 pixels are two by
     two at the network's end, which batch normalisation needs for a last mini-batch of one image.
     """
@@ -60,7 +60,7 @@ def parse_arguments():
                           epilog="A validation split chooses settings; the test set measures the result once.")
     parser.add_argument("--quick", action="store_true",
                         help="ten minutes on two CPU cores: short for --image-size 64 --epochs 2")
-    parser.add_argument("--image-size", type=plan, metavar="PLAN",
+    parser.add_argument("--image-size", type=parse_plan, metavar="PLAN",
                         help="height and width of the images, such as 64, or sizes in turn, each with its share of the "
                              f"mini-batches; the last is the size of the test (default: {PLAN})")
     parser.add_argument("--weights", default="auto", metavar="WHICH",
@@ -80,8 +80,8 @@ def parse_arguments():
     if args.quick:
         if args.image_size or args.epochs != parser.get_default("epochs"):
             parser.error("--quick has an image size and epochs of its own: leave out --image-size and --epochs")
-        args.image_size, args.epochs = plan("64"), 2
-    args.image_size = args.image_size or plan(PLAN)
+        args.image_size, args.epochs = parse_plan("64"), 2
+    args.image_size = args.image_size or parse_plan(PLAN)
     return args
 
 
@@ -158,8 +158,9 @@ def to_network(images, size):
 def keep_freed_memory():
     """Have glibc keep freed memory for the next mini-batch instead of giving it back page by page.
 
-    Activations are tens of megabytes each; faulting their pages in anew costs a fifth of the time
-    of a training step on the CPU (tests/benchmark.py measures it). Elsewhere than on glibc: no effect.
+    Activations are tens of megabytes each, and faulting their pages in anew costs time: keeping them
+    makes training steps 1.12 times as fast at 224x224 and 1.05 times at 64x64, on two CPU cores
+    (results/benchmark.json, by tests/benchmark.py). Elsewhere than on glibc: no effect.
     """
     M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
     try:

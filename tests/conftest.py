@@ -18,6 +18,28 @@ def run(*arguments, script="train.py", cwd=None, **options):
     return subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, **options)
 
 
+def assert_refused(words, folder, script, *arguments):
+    """A person's mistake: one line that has these words, exit status 2, and no file in `folder` is touched."""
+    before = sorted(folder.rglob("*"))
+    done = run(*arguments, script=script, cwd=folder)
+    assert done.returncode == 2
+    message, = done.stderr.splitlines()
+    assert message.startswith(f"{script}: error: ") and done.stdout == ""
+    for word in words:
+        assert word in message
+    assert sorted(folder.rglob("*")) == before
+
+
+def kill_at(text, folder, script, *arguments):
+    """Run a script as a user does and kill it, with SIGKILL, when it prints a line with `text` in it."""
+    process = subprocess.Popen([sys.executable, os.path.abspath(script), *map(str, arguments)], cwd=folder,
+                               stdout=subprocess.PIPE, text=True)
+    while text not in process.stdout.readline():
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+
+
 def digest(state):
     """SHA-256 over all tensors of a state_dict."""
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in state.values())).hexdigest()

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import train
-from conftest import digest, run
+from conftest import assert_refused, digest, kill_at, run
 from dataset import Augment
 from model import cnn, lenet5
 
@@ -284,12 +284,7 @@ def test_resume_goes_on_with_the_newest_run_of_the_same_settings(tmp_path):
     """Three runs: one that was killed, then a finished one with another seed, then one without a checkpoint."""
     common = ["--train-images", "6400", "--epochs", "1", "--report-every", "10", "--validation", "200",
               "--data", os.path.abspath("data")]
-    killed = subprocess.Popen([sys.executable, os.path.abspath("train.py"), *common], cwd=tmp_path, stdout=subprocess.PIPE,
-                              text=True)
-    while "batch     30/" not in killed.stdout.readline():
-        assert killed.poll() is None
-    killed.kill()
-    killed.wait()
+    kill_at("batch     30/", tmp_path, "train.py", *common)
     [folder] = os.listdir(tmp_path / "runs")
     time.sleep(1)  # the folders' names have seconds
     other = [*common, "--seed", "1", "--save", "other.pth"]
@@ -383,14 +378,7 @@ def test_validation_never_touches_the_test_set(tmp_path):
 def test_a_mistake_is_one_line_and_status_2(tmp_path, arguments, words):
     (tmp_path / "text.pth").write_text("not a model")
     torch.save(lenet5().state_dict(), tmp_path / "lenet5.pth")
-    before = sorted(tmp_path.rglob("*"))
-    done = run("--data", os.path.abspath("data"), *arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    message, = done.stderr.splitlines()
-    assert message.startswith("train.py: error: ") and done.stdout == ""
-    for word in words:
-        assert word in message
-    assert sorted(tmp_path.rglob("*")) == before
+    assert_refused(words, tmp_path, "train.py", "--data", os.path.abspath("data"), *arguments)
 
 
 def test_help_shows_defaults():
