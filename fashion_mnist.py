@@ -31,7 +31,7 @@ from model import resnet18
 from train import UserError
 
 MEAN, STD = 0.2860, 0.3530  # of the pixels of the training set, in [0, 1]; a test computes them
-REPORT_IMAGES = 2000        # a whole set at 224x224 takes minutes on a CPU
+REPORT_IMAGES = 1000        # a whole set at 224x224 takes minutes on a CPU
 
 # The default plan, (height and width, share of the mini-batches): half of the mini-batches are images
 # with a twelfth of the pixels, and then these grow in small steps, for a network that has been trained
@@ -103,6 +103,16 @@ def start_weights(which, seed):
         return model, "random weights"
     train.load_weights(model, which)
     return model, which
+
+
+def run_folder(args, model, source):
+    """(train.run_folder, what its training started from): with --resume not what it would start from today."""
+    folder = train.run_folder(args, model)
+    path = os.path.join(folder, "weights.txt")
+    if not args.resume:
+        train.write(source.encode(), path)
+    with open(path) as file:
+        return folder, file.read()
 
 
 def sizes_of(plan, total):
@@ -196,20 +206,28 @@ def plot_confusion(confusion, classes, path, measured):
     figure.savefig(path, dpi=120)
 
 
-def plot_mistakes(probabilities, dataset, path, measured, count=16):
-    """The images that the network was surest of among those it got wrong."""
+def confident_mistakes(probabilities, dataset, count=16):
+    """Up to `count` of the images that the network got wrong, those that it was surest of first: a list of
+    [index, predicted class, its probability].
+    """
     sure, predicted = probabilities.max(1)
     sure[predicted == dataset.labels] = -1
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    for axis, i in zip(figure.subplots(2, count // 2).flat, sure.argsort(descending=True).tolist()):
+    return [[i, predicted[i].item(), round(sure[i].item(), 4)]
+            for i in sure.argsort(descending=True)[:count].tolist() if sure[i] >= 0]
+
+
+def plot_mistakes(mistakes, dataset, path, measured):
+    """The images of `confident_mistakes`, each with the predicted class, its probability, and the label."""
+    rows = max(1, math.ceil(len(mistakes) / 8))
+    figure = Figure(figsize=(10, 0.4 + 1.6 * rows), layout="constrained")
+    for axis in (axes := figure.subplots(rows, 8)).flat:
         axis.axis("off")
-        if sure[i] < 0:
-            continue
+    for axis, (i, predicted, sure) in zip(axes.flat, mistakes):
         image, label = dataset[i]
         axis.imshow(image[0], cmap="gray_r")
-        axis.set_title(f"{dataset.classes[predicted[i]]} {100 * sure[i]:.0f} %\n(is {dataset.classes[label]})", fontsize=7)
+        axis.set_title(f"{dataset.classes[predicted]} {100 * sure:.0f} %\n(is {dataset.classes[label]})", fontsize=8)
     figure.suptitle(f"{measured.capitalize()} set, most confident mistakes: predicted class, its probability, (label)")
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100)
 
 
 def show_accuracy(logits, dataset, what):
@@ -227,6 +245,7 @@ def main():
     started = time.perf_counter()
     args = parse_arguments()
     device = train.pick_device(args.device)
+    train.join_torchrun(device)
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_freed_memory()
@@ -235,18 +254,15 @@ def main():
         model = resnet18()
         train.load_weights(model, args.evaluate)
     else:
-        train.check_can_save(args.save)
-        model, source = (resnet18(), None) if args.resume else start_weights(args.weights, args.seed)
-        folder = train.run_folder(args)
-        with open(os.path.join(folder, "weights.txt"), "r" if args.resume else "w") as file:
-            if args.resume:
-                source = file.read()  # not what it would start from today
-            else:
-                file.write(source)
+        train.from_first(lambda: train.check_can_save(args.save, resnet18()))
+        with train.first_of_the_machine_first():
+            model, source = (resnet18(), None) if args.resume else start_weights(args.weights, args.seed)
+        folder, source = train.from_first(lambda: run_folder(args, model, source))
     model = model.to(device, memory_format=torch.channels_last)
 
     measured = "validation" if args.validation else "test"
-    trainset, testset = load_fashion_mnist(args.data)
+    with train.first_of_the_machine_first():
+        trainset, testset = load_fashion_mnist(args.data)
     if args.validation:
         trainset, testset = train.hold_out(trainset, args.validation)
     trainset, testset = trainset.subset(slice(args.train_images)).to(device), testset.to(device)
@@ -260,12 +276,15 @@ def main():
         print(f"{title}, {len(trainset)} training images, batch size {args.batch_size}, {args.epochs} epochs, {device}")
         print("image sizes: " + ", ".join(f"{size} for {len(list(same))} batches" for size, same in itertools.groupby(sizes)))
         print(f"accuracies on the way: at the size of the moment, on the first {REPORT_IMAGES} images of each set")
-        history = train.fit(model, trainset, testset, optimizer, make_schedule(optimizer, costs), args.epochs,
-                            batch_size=args.batch_size, seed=args.seed, train_transform=network_input.train,
-                            test_transform=network_input.test,
-                            loss_fn=nn.CrossEntropyLoss(label_smoothing=args.label_smoothing), autocast=autocast,
-                            report_every=args.report_every, report_images=REPORT_IMAGES, measured=measured, costs=costs,
-                            checkpoint=os.path.join(folder, "checkpoint.pt"))
+        with train.saying_what_is_saved(folder):
+            history = train.fit(model, trainset, testset, optimizer, make_schedule(optimizer, costs), args.epochs,
+                                batch_size=args.batch_size, seed=args.seed, train_transform=network_input.train,
+                                test_transform=network_input.test,
+                                loss_fn=nn.CrossEntropyLoss(label_smoothing=args.label_smoothing), autocast=autocast,
+                                report_every=args.report_every, report_images=REPORT_IMAGES, measured=measured,
+                                costs=costs, checkpoint=os.path.join(folder, "checkpoint.pt"))
+        if not train.is_first():
+            return
         train.save(model.state_dict(), args.save)
         print(f"\n{history['reports'][-1]['seconds']:.0f} s of training")
 
@@ -277,7 +296,7 @@ def main():
     if not args.evaluate:
         train.plot_history(history, os.path.join(folder, "curves.png"), title, measured)
         plot_confusion(confusion, testset.classes, os.path.join(folder, "confusion.png"), measured)
-        plot_mistakes(logits.softmax(1), testset, os.path.join(folder, "mistakes.png"), measured)
+        plot_mistakes(confident_mistakes(logits.softmax(1), testset), testset, os.path.join(folder, "mistakes.png"), measured)
         train.finish(folder, {"settings": vars(args), "weights": source, "test_accuracy": test_accuracy,
                               "confusion": confusion.tolist(), **history})
         print(f"{time.perf_counter() - started:.0f} s in all; model: {args.save}; pictures and history: {folder}")

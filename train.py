@@ -3,6 +3,8 @@
     python train.py                          # the assignment: the CNN on MNIST, saves model.pth
     python train.py --optimizer adam --epochs 3 --validation 5000
     python train.py --evaluate model.pth     # test accuracy of a saved model, no training
+    python train.py --resume                 # goes on with a training that was stopped
+    torchrun --standalone --nproc-per-node=2 train.py    # two processes, each with half of every mini-batch
     python train.py --help
 
     # the tutorial: LeNet-5 on CIFAR10, as the hand-out trains it
@@ -17,16 +19,20 @@ The engine is two functions, `fit` and `accuracy`; fashion_mnist.py and experime
 """
 
 import argparse
+import contextlib
 import glob
+import io
 import json
 import math
 import os
+import shutil
+import signal
 import sys
-import tempfile
 import time
-from contextlib import contextmanager
+import warnings
 
 import torch
+import torch.distributed as dist
 from matplotlib.figure import Figure
 from torch import nn, optim
 from tqdm import tqdm
@@ -36,12 +42,13 @@ from model import MODELS
 
 DATASETS = {"mnist": load_mnist, "fashion-mnist": load_fashion_mnist, "cifar10": load_cifar10}
 
-# name: (class, its arguments, the learning rate that did best for the CNN on MNIST on 5,000 held-out
-# training images: results/learning_rates.json, by experiments.py)
+# name: (class, its arguments, its learning rate for the CNN on MNIST): the best of six on 5,000 held-out
+# training images (results/sweep.json, by experiments.py), but a third of that where it is the largest that learns
+# at all: with 0.1, momentum collapsed in one of ten trainings (results/optimizers.json)
 OPTIMIZERS = {
     "sgd": (optim.SGD, {}, 0.3),
-    "momentum": (optim.SGD, {"momentum": 0.9}, 0.1),
-    "nesterov": (optim.SGD, {"momentum": 0.9, "nesterov": True}, 0.1),
+    "momentum": (optim.SGD, {"momentum": 0.9}, 0.03),
+    "nesterov": (optim.SGD, {"momentum": 0.9, "nesterov": True}, 0.03),
     "rmsprop": (optim.RMSprop, {}, 0.003),
     "adagrad": (optim.Adagrad, {}, 0.03),
     "adam": (optim.Adam, {}, 0.005),
@@ -56,6 +63,10 @@ class UserError(Exception):
 
 class Diverged(Exception):
     """The training loss is no longer finite; exit status 1."""
+
+
+class Terminated(BaseException):
+    """SIGTERM, which a machine that is shut down sends; exit status 143."""
 
 
 # ------------------------------------------------------------------ the engine
@@ -95,7 +106,7 @@ def make_schedule(optimizer, total, milestones=(0.6, 0.85)):
     return optim.lr_scheduler.MultiStepLR(optimizer, steps, gamma)
 
 
-@contextmanager
+@contextlib.contextmanager
 def evaluating(model):
     """Eval mode and no gradients inside; each module's own mode comes back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
@@ -153,6 +164,8 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
     costs: how much work each mini-batch is, on any scale, for the time left; None: all the same.
     checkpoint: a file to which the state of the training goes at every report and every two
         minutes; if it is there already, the training goes on from it, to bit-identical weights.
+    Under torchrun every process trains on its part of each mini-batch (batch normalisation then has the
+    statistics of a part), and measures its part of each set.
 
     The history: "reports", a list of dicts (epoch, batch, loss, train_accuracy, test_accuracy,
     learning_rate, seconds), and "losses", the loss of every mini-batch.
@@ -164,8 +177,8 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
     total = epochs * per_epoch
     losses = torch.zeros(total, device=device)  # on the device: reading a loss every step would stall a GPU
     reports, step, seconds_before = [], 0, 0.0
-    if checkpoint and os.path.exists(checkpoint):
-        state = load_checkpoint(checkpoint, device)
+    state = from_first(lambda: load_checkpoint(checkpoint) if checkpoint and os.path.exists(checkpoint) else None)
+    if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
@@ -173,9 +186,10 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
         reports, step, seconds_before = state["reports"], state["step"], state["seconds"]
     start = saved = time.perf_counter()
     heads = [data.subset(slice(report_images)) for data in (trainset, testset)]
+    network = nn.parallel.DistributedDataParallel(model) if TORCHRUN else model  # averages the gradients
     model.train()
     costs = costs or [1] * total
-    bar = tqdm(total=sum(costs), initial=sum(costs[:step]), leave=False, disable=not (progress and sys.stderr.isatty()),
+    bar = tqdm(total=sum(costs), initial=sum(costs[:step]), leave=False, disable=not (progress and is_first() and sys.stderr.isatty()),
                bar_format="{percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left")
     with bar:
         while step < total:
@@ -185,23 +199,25 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
                 images, labels = trainset[indices]
                 if train_transform is not None:
                     images = train_transform(images, random_numbers(seed, epochs + step), step)
-                images = to_input(images, None)
+                mine, weight = own_part(len(labels))
+                images, labels = to_input(images[mine], None), labels[mine]
 
                 optimizer.zero_grad()
                 with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                    loss = loss_fn(model(images), labels)
+                    loss = loss_fn(network(images), labels) * weight
                 loss.backward()
                 optimizer.step()
-                losses[step] = loss.detach()
+                losses[step] = mean_over_processes(loss.detach())
                 bar.update(costs[step])
                 step += 1
 
                 report = step % report_every == 0 or step == total
-                if report or step % 100 == 0:
+                due = report or time.perf_counter() - saved > 120
+                if due or step % 100 == 0:
                     check_finite(losses[:step])
                 if report:
                     first = reports[-1]["batch"] if reports else 0
-                    train_accuracy, test_accuracy = (accuracy(model, data, test_transform, autocast=autocast)
+                    train_accuracy, test_accuracy = (accuracy_over_processes(model, data, test_transform, autocast)
                                                      for data in heads)
                     reports.append({
                         "epoch": epoch + 1, "batch": step, "loss": losses[first:step].mean().item(),
@@ -209,10 +225,10 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
                         "learning_rate": scheduler.get_last_lr()[0],
                         "seconds": seconds_before + time.perf_counter() - start,
                     })
-                    if progress:
+                    if progress and is_first():
                         bar.write(report_line(reports[-1], total, measured))
                 scheduler.step()
-                if checkpoint and (report or time.perf_counter() - saved > 120):
+                if checkpoint and due and is_first():
                     saved = time.perf_counter()
                     save({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                           "scheduler": scheduler.state_dict(), "losses": losses, "reports": reports,
@@ -234,56 +250,161 @@ def report_line(report, total, measured):
             f"{measured} accuracy {100 * report['test_accuracy']:6.2f} %  learning rate {report['learning_rate']:.3g}")
 
 
+# ------------------------------------------------------------------ torchrun: more than one process
+
+TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ  # without it, everything below does nothing
+
+
+def is_first():
+    """Whether this process is the one that prints and saves."""
+    return not TORCHRUN or os.environ["RANK"] == "0"
+
+
+def join_torchrun(device):
+    """Meet the other processes; every one has to call this, and in the end they leave with the process."""
+    if TORCHRUN:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def own_part(count):
+    """(slice of `count` images that is this process's, its weight in the mean over the processes).
+
+    A mini-batch with fewer images than processes has none for some of them: these get one at weight 0.
+    """
+    if not TORCHRUN:
+        return slice(None), 1.0
+    rank, processes = dist.get_rank(), dist.get_world_size()
+    start, end = count * rank // processes, count * (rank + 1) // processes
+    return slice(start, max(end, start + 1)), (end - start) * processes / count
+
+
+def mean_over_processes(value):
+    """The mean of a tensor that every process has one of."""
+    if TORCHRUN:
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return value
+
+
+def accuracy_over_processes(model, dataset, transform, autocast):
+    """`accuracy`, with the work shared out; all processes measure the first one's model."""
+    if TORCHRUN:
+        for buffer in model.buffers():  # the statistics of batch normalisation, which each gathers on its own part
+            dist.broadcast(buffer, 0)
+    mine, weight = own_part(len(dataset))
+    value = weight * accuracy(model, dataset.subset(mine), transform, autocast=autocast)
+    return mean_over_processes(torch.tensor(value, dtype=torch.float64, device=dataset.images.device)).item()
+
+
+def from_first(make):
+    """What make() returns, or raises, in the first process, in all of them."""
+    if not TORCHRUN:
+        return make()
+    result = [None, None]
+    if is_first():
+        try:
+            result[0] = make()
+        except (UserError, DataError, SystemExit) as error:
+            result[1] = error
+    dist.broadcast_object_list(result)
+    if result[1] is not None:
+        raise result[1]
+    return result[0]
+
+
+@contextlib.contextmanager
+def first_of_the_machine_first():
+    """What is inside is done by one process of each machine, then by its others: a download, which is then there."""
+    others = TORCHRUN and os.environ["LOCAL_RANK"] != "0"
+    if others:
+        dist.barrier()
+    yield
+    if TORCHRUN and not others:
+        dist.barrier()
+
+
 # ------------------------------------------------------------------ files
 
 
 def save(state, path):
-    """torch.save beside `path`, then moved into place: at every moment `path` is a whole file, or none.
+    """torch.save to `path`, by `write`; raises UserError where it cannot be written."""
+    buffer = io.BytesIO()  # not to the file: then a full disk is an error in torch's own words
+    torch.save(state, buffer)
+    try:
+        write(buffer.getbuffer(), path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
-    Raises UserError where it cannot be written; what was there before is then untouched.
+
+def write(data, path):
+    """Write bytes beside `path`, then move them into place: at every moment it is a whole file, or none.
+
+    Raises OSError; what was there before is then untouched.
     """
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "wb") as file:  # given a name instead, torch writes the name into the file
-            torch.save(state, file)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError in torch's writer
-        raise UserError(f"cannot write {path}: {error}") from None
     finally:
-        if os.path.exists(temporary):
+        with contextlib.suppress(OSError):
             os.remove(temporary)
 
 
-def check_can_save(path):
-    """Raise UserError now, rather than after the training, where `path` cannot be written."""
+def write_json(value, path):
+    write(json.dumps(value).encode(), path)
+
+
+def check_can_save(path, model):
+    """Raise UserError now, rather than after the training, where `path` cannot hold the weights of `model`."""
     folder = os.path.dirname(path) or "."
     if not path or os.path.lexists(path) and not os.path.isfile(path):
         raise UserError(f"cannot save to {path or 'nothing'}: name a file")
     if not os.path.isdir(folder):
         raise UserError(f"cannot save to {path}: there is no folder {folder}")
+    check_room(folder, model, 1)
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        write(b"", path + ".try")
+        os.remove(path + ".try")
     except OSError as error:
         raise UserError(f"cannot save to {path}: {error.strerror}") from None
 
 
-def load_weights(model, path):
-    """Load the weights that `save(model.state_dict(), path)` wrote; raises UserError for any other file.
+def check_room(folder, model, copies):
+    """Raise UserError where `folder` has no room for so many copies of the weights of `model`."""
+    needed = copies * sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(f"no room in {folder}: {free / 1e6:.1f} MB are free, {needed / 1e6:.1f} MB are needed")
 
-    Only tensors are read (`weights_only=True`): a file can be damaged or hostile without harm.
+
+def read(path, what):
+    """What torch.save wrote to `path`; raises UserError, calling the file `what`, where it did not.
+
+    Only tensors and plain values are read (`weights_only=True`): a file can be damaged or hostile without harm.
     """
     if not os.path.exists(path):
         raise UserError(f"{path}: there is no such file")
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: not a file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    except IsADirectoryError:
-        raise UserError(f"{path}: it is a folder, name a file") from None
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of what it then refuses
+            return torch.load(file, map_location="cpu", weights_only=True)
     except PermissionError:
         raise UserError(f"{path}: no permission to read it") from None
     except Exception:  # torch.load raises nearly anything on bytes that are not its own
-        raise UserError(f"{path}: not a model file (damaged, or not written by torch.save)") from None
+        raise UserError(f"{path}: not a {what} (damaged, or not written by torch.save)") from None
+
+
+def load_weights(model, path):
+    """Load the weights that `save(model.state_dict(), path)` wrote; raises UserError for any other file."""
+    state = read(path, "model file")
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise UserError(f"{path}: not a model file (no state_dict)")
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if found != wanted:
         name = next(n for n in [*wanted, *found] if found.get(n) != wanted.get(n))
@@ -292,65 +413,83 @@ def load_weights(model, path):
     model.load_state_dict(state)
 
 
-def load_checkpoint(path, device):
+def load_checkpoint(path):
     """The state that `fit` saved; raises UserError for any other file."""
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        return {key: state[key] for key in ("model", "optimizer", "scheduler", "losses", "reports", "step", "seconds")}
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except Exception:  # torch.load raises nearly anything on bytes that are not its own
-        raise UserError(f"{path}: not a checkpoint (damaged): train anew, without --resume") from None
+    state = read(path, "checkpoint: train anew, without --resume")
+    keys = {"model", "optimizer", "scheduler", "losses", "reports", "step", "seconds"}
+    if not isinstance(state, dict) or state.keys() != keys:
+        raise UserError(f"{path}: not a checkpoint of this script: train anew, without --resume")
+    return state
 
 
-def run_folder(args):
-    """The folder for the checkpoint, the pictures and the record of a training.
+def run_folder(args, model):
+    """The folder for the checkpoint, the pictures and the record of a training: a new one, or with --resume an older.
 
-    A new one under --runs, or with --resume that of the newest training of this script with the same
-    settings. Raises UserError where there is none, naming what is different in the newest one, and ends the
-    process where that training is finished.
+    Raises UserError where it cannot be made, has no room, or is not found.
     """
     settings = {"script": os.path.basename(sys.argv[0]),
                 **{name: value for name, value in vars(args).items() if name not in ("resume", "runs", "evaluate")}}
     settings = json.loads(json.dumps(settings))  # as it will be read back
-    if not args.resume:
-        folder = os.path.join(args.runs, time.strftime("%Y-%m-%d-%H%M%S-") + str(os.getpid()))
-        try:
-            os.makedirs(folder)
-            write_json(settings, os.path.join(folder, "settings.json"))
-        except OSError as error:
-            raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
-        return folder
-    refused = f"no training of {settings['script']} in {args.runs}"
-    paths = glob.glob(os.path.join(glob.escape(args.runs), "*", "settings.json"))
+    if args.resume:
+        return find_folder(args.runs, settings)
+    folder = os.path.join(args.runs, time.strftime("%Y-%m-%d-%H%M%S-") + str(os.getpid()))
+    try:
+        os.makedirs(folder)
+        check_room(folder, model, 6)  # a checkpoint and its successor, each with the two averages that Adam keeps
+        write_json(settings, os.path.join(folder, "settings.json"))
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
+    return folder
+
+
+def find_folder(runs, settings):
+    """The folder of the newest training with these settings.
+
+    Ends the process where that training is finished; raises UserError where there is none, naming what is
+    different in the newest training of this script.
+    """
+    refused = f"no training of {settings['script']} in {runs}"
+    paths = glob.glob(os.path.join(glob.escape(runs), "*", "settings.json"))
     for path in sorted(paths, reverse=True):  # their names begin with the time
         folder = os.path.dirname(path)
-        with open(path) as file:
-            before = json.load(file)
+        try:
+            with open(path) as file:
+                before = dict(json.load(file))
+        except (OSError, ValueError, TypeError):  # damaged: nobody's
+            continue
         if before == settings and os.path.exists(os.path.join(folder, "history.json")):
-            print(f"{folder} is finished, its model is {args.save}")
+            print(f"{folder} is finished, its model is {settings['save']}")
             sys.exit(0)
         if before == settings and os.path.exists(os.path.join(folder, "checkpoint.pt")):
             print(f"going on with {folder}")
             return folder
-        if before["script"] == settings["script"] and refused.startswith("no training"):
+        if before.get("script") == settings["script"] and refused.startswith("no training"):
             name = next((name for name in settings if before.get(name) != settings[name]), None)
             refused = (f"{folder} has {name.replace('_', '-')} {before.get(name)}, not {settings[name]}" if name
                        else f"{folder} was stopped before its first checkpoint: train anew")
     raise UserError(f"--resume: {refused}")
 
 
+@contextlib.contextmanager
+def saying_what_is_saved(folder):
+    """Give whatever stops the training inside a message that says what is saved, and how to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        path = os.path.join(folder, "checkpoint.pt")
+        if os.path.exists(path):
+            stop.args = (f"{folder} has the training up to mini-batch {load_checkpoint(path)['step']}: "
+                         "to go on from there, add --resume to the same command",)
+        else:
+            stop.args = ("the training had not come to its first checkpoint, nothing was saved",)
+        raise
+
+
 def finish(folder, record):
     """Write the record of a finished training; its checkpoint has served."""
     write_json(record, os.path.join(folder, "history.json"))
-    os.remove(os.path.join(folder, "checkpoint.pt"))
-
-
-def write_json(value, path):
-    """Written beside `path`, then moved into place."""
-    with open(path + ".tmp", "w") as file:
-        json.dump(value, file)
-    os.replace(path + ".tmp", path)
+    with contextlib.suppress(FileNotFoundError):  # the same training was resumed twice at once
+        os.remove(os.path.join(folder, "checkpoint.pt"))
 
 
 # ------------------------------------------------------------------ pictures
@@ -396,10 +535,10 @@ def plot_predictions(dataset, predicted, path, measured, count=16):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with one line and exit status 2 for a mistake (argparse prints the whole usage)."""
+    """argparse, with UserError for a mistake (argparse prints the whole usage)."""
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        raise UserError(message)
 
 
 def number(kind, low, high=math.inf, open_low=False):
@@ -474,6 +613,8 @@ def pick_device(name):
     """The torch.device that --device names; raises UserError for one that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and TORCHRUN:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -507,26 +648,37 @@ def hold_out(trainset, count):
 
 
 def script(main):
-    """Run `main()`; a person's mistake is one line on stderr, never a traceback."""
-    name = os.path.basename(sys.argv[0])
+    """Run `main()`; what ends it before its time is one line on stderr, never a traceback."""
+    def terminate(*_):
+        raise Terminated
+
     sys.stdout.reconfigure(line_buffering=True)  # a file shows how far it is
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")
+    signal.signal(signal.SIGTERM, terminate)
     try:
         main()
+        return
     except (UserError, DataError) as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        status, message = 2, f"error: {error}"
     except Diverged as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(1)
+        status, message = 1, error
     except BrokenPipeError:  # whoever read the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # such as a disk that is full when the pictures are drawn
-        print(f"{name}: error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print(f"\n{name}: stopped by Ctrl-C; a training goes on from its last checkpoint with --resume", file=sys.stderr)
-        sys.exit(130)
+        status, message = 1, f"error: {error}"
+    except KeyboardInterrupt as stop:
+        status, message = 130, f"stopped by Ctrl-C: {stop or 'nothing was going on that could be saved'}"
+    except Terminated as stop:
+        status, message = 143, f"stopped by SIGTERM: {stop or 'nothing was going on that could be saved'}"
+    except RuntimeError as error:
+        if not TORCHRUN or not any(word in str(error) for word in ("gloo", "Connection", "NCCL", "socket")):
+            raise
+        status, message = 1, f"error: another process has ended ({str(error).splitlines()[0]})"
+    if is_first():
+        print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+    sys.exit(status)
 
 
 def parse_arguments():
@@ -555,6 +707,7 @@ def main():
     started = time.perf_counter()
     args = parse_arguments()
     device = pick_device(args.device)
+    join_torchrun(device)
     if args.threads:
         torch.set_num_threads(args.threads)
     fractions = (0.6, 0.85) if args.milestones is None else tuple(m / args.epochs for m in args.milestones)
@@ -567,9 +720,10 @@ def main():
     if args.evaluate:
         load_weights(model, args.evaluate)
     else:
-        check_can_save(args.save)
+        from_first(lambda: check_can_save(args.save, model))
 
-    trainset, testset = DATASETS[args.dataset](args.data, preprocess_for(channels, size))
+    with first_of_the_machine_first():
+        trainset, testset = DATASETS[args.dataset](args.data, preprocess_for(channels, size))
     autocast = pick_autocast(args.precision, device)
     measured = "validation" if args.validation else "test"
     if args.validation:
@@ -583,14 +737,17 @@ def main():
     trainset, testset = trainset.subset(slice(args.train_images)).to(device), testset.to(device)
     scheduler = make_schedule(optimizer, args.epochs * math.ceil(len(trainset) / args.batch_size), fractions)
     augment = Augment(args.flip, args.rotation, args.shift)
-    folder = run_folder(args)
+    folder = from_first(lambda: run_folder(args, model))
     lr = optimizer.param_groups[0]["lr"]
     title = f"{args.model} on {args.dataset}, {args.optimizer}, learning rate {lr:g}, seed {args.seed}"
     print(f"{title}, {len(trainset)} training images, batch size {args.batch_size}, {args.epochs} epochs, {device}")
-    history = fit(model, trainset, testset, optimizer, scheduler, args.epochs, batch_size=args.batch_size,
-                  seed=args.seed, train_transform=lambda images, generator, step: augment(images, generator),
-                  autocast=autocast, report_every=args.report_every, measured=measured,
-                  checkpoint=os.path.join(folder, "checkpoint.pt"))
+    with saying_what_is_saved(folder):
+        history = fit(model, trainset, testset, optimizer, scheduler, args.epochs, batch_size=args.batch_size,
+                      seed=args.seed, train_transform=lambda images, generator, step: augment(images, generator),
+                      autocast=autocast, report_every=args.report_every, measured=measured,
+                      checkpoint=os.path.join(folder, "checkpoint.pt"))
+    if not is_first():
+        return
     save(model.state_dict(), args.save)
 
     predicted = predict(model, testset.subset(slice(16)), autocast=autocast).argmax(1)

@@ -2,14 +2,23 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 from torchvision import models
 
+import train
 from dataset import load_fashion_mnist, load_mnist
+
+DATA = os.path.abspath("data")
+
+# Where the tests run in the background of a shell, Ctrl-C is ignored, and by every program that they start
+# too. With any handler here, these start as usual.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(*arguments, script="train.py", cwd=None, **options):
@@ -18,26 +27,65 @@ def run(*arguments, script="train.py", cwd=None, **options):
     return subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, **options)
 
 
-def assert_refused(words, folder, script, *arguments):
-    """A person's mistake: one line that has these words, exit status 2, and no file in `folder` is touched."""
-    before = sorted(folder.rglob("*"))
-    done = run(*arguments, script=script, cwd=folder)
-    assert done.returncode == 2
-    message, = done.stderr.splitlines()
-    assert message.startswith(f"{script}: error: ") and done.stdout == ""
-    for word in words:
-        assert word in message
-    assert sorted(folder.rglob("*")) == before
+def torchrun(*arguments, processes=2, **options):
+    """Run a script of this repository in several processes; arguments: the script, then its own."""
+    script, *rest = arguments
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run([*command, os.path.abspath(script), *map(str, rest)], capture_output=True, text=True,
+                          timeout=300, **options)
+
+
+@pytest.fixture
+def assert_refused(tmp_path, monkeypatch, capsys):
+    """A function: a person's mistake is one line that has these words, exit status 2, and no file is touched.
+
+    In this process: importing torch anew for each of dozens of command lines would take minutes.
+    """
+    def check(words, script, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
+        before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as end:
+                train.script(script.main)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        out, err = capsys.readouterr()
+        assert end.value.code == 2 and out == ""
+        message, = err.splitlines()
+        assert message.startswith(f"{script.__name__}.py: error: ")
+        for word in words:
+            assert word in message
+        assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+    return check
+
+
+def start(folder, script, *arguments):
+    """Start a script as a user does; its output can be read line by line."""
+    return subprocess.Popen([sys.executable, os.path.abspath(script), *map(str, arguments)], cwd=folder,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def read_until(text, process):
+    """Read a process's output up to the line with `text` in it."""
+    while text not in process.stdout.readline():
+        assert process.poll() is None, process.stderr.read()
 
 
 def kill_at(text, folder, script, *arguments):
     """Run a script as a user does and kill it, with SIGKILL, when it prints a line with `text` in it."""
-    process = subprocess.Popen([sys.executable, os.path.abspath(script), *map(str, arguments)], cwd=folder,
-                               stdout=subprocess.PIPE, text=True)
-    while text not in process.stdout.readline():
-        assert process.poll() is None
+    process = start(folder, script, *arguments)
+    read_until(text, process)
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 def digest(state):

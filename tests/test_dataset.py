@@ -30,6 +30,7 @@ from torchvision.transforms import functional as TF
 from torchvision.utils import make_grid
 
 import dataset
+from conftest import wait_for
 from dataset import CIFAR10, FASHION, MNIST, Augment, DataError, ImageDataset, imshow, preprocess_for
 
 SOURCES = {"mnist": MNIST, "fashion": FASHION, "cifar10": CIFAR10}
@@ -337,13 +338,14 @@ def open_root():  # a folder that nobody can reach too; pytest's own are closed
         yield Path(folder)
 
 
-def test_no_permission_to_read_a_file(open_root, vault, offline):
-    path = open_root / MNIST.folder / "train-labels-idx1-ubyte"
+@pytest.mark.parametrize("key, name", FILES)
+def test_no_permission_to_read_a_file(key, name, open_root, vault, offline):
+    path = open_root / SOURCES[key].folder / name
     path.parent.mkdir(parents=True)
-    path.write_bytes((vault / MNIST.folder / path.name).read_bytes())
+    path.write_bytes((vault / SOURCES[key].folder / name).read_bytes())
     path.chmod(0)
     with without_power():
-        assert f"{path}: Permission denied" in one_line_error(lambda: dataset.load_mnist(open_root))
+        assert f"{path}: Permission denied" in one_line_error(lambda: LOADERS[key](open_root))
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -622,13 +624,6 @@ def start_loading(world, load, root, **kwargs):
             f"os.environ['PYTHONPATH'] = path; print(dataset.{load}({str(root)!r})[0].source)")
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                             **kwargs)
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 def test_two_processes_at_once(world, data, tmp_path):

@@ -12,11 +12,10 @@ from torchvision import transforms
 
 import fashion_mnist as script
 import train
-from conftest import assert_refused, digest, kill_at, run
+from conftest import DATA, digest, kill_at, run, torchrun
 from dataset import Augment
 from model import resnet18
 
-DATA = os.path.abspath("data")
 SMALL = ["--weights", "none", "--image-size", 40, "--train-images", 3200, "--batch-size", 64, "--data", DATA]  # 50 mini-batches an epoch
 
 
@@ -206,10 +205,18 @@ def test_killed_and_resumed_is_as_if_never_killed(tmp_path):
     (["--save", "no/such/folder.pth"], ["no/such"]),
     (["--resume"], ["--resume", "runs"]),
 ])
-def test_a_mistake_is_one_line_and_status_2(tmp_path, arguments, words):
+def test_a_mistake_is_one_line_and_status_2(tmp_path, assert_refused, arguments, words):
     (tmp_path / "text.pth").write_text("not a model")
     train.save({"fc.weight": torch.zeros(10, 512)}, tmp_path / "cnn.pth")
-    assert_refused(words, tmp_path, "fashion_mnist.py", "--data", DATA, "--weights", "none", *arguments)
+    assert_refused(words, script, "--data", DATA, "--weights", "none", *arguments)
+
+
+def test_two_processes(tmp_path):
+    """Two halves of every mini-batch, each with batch statistics of its own, learn as well as the whole."""
+    done = torchrun("fashion_mnist.py", *SMALL, "--epochs", 2, "--validation", 1000, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall("^ResNet18 on", done.stdout, re.M)) == 1
+    assert float(re.search(r"validation accuracy at 40x40: ([\d.]+) %", done.stdout)[1]) > 60
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

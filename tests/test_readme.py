@@ -49,6 +49,13 @@ def test_the_bonus_of_the_readme():
     assert measured == pytest.approx(runs["default"]["test_accuracy"], abs=0.035)
 
 
+def test_the_kills_of_the_readme():
+    for script, result in json.load(open("results/kills.json")).items():
+        figures = [result[key] for key in ("kills", "while_writing", "trainings", "as_never_killed")]
+        assert f"| `{script}` | {' | '.join(map(str, figures))} |" in README
+        assert result["as_never_killed"] == result["trainings"]
+
+
 def test_files_that_the_readme_shows_exist():
     for path in re.findall(r"\]\(([^)#:]+)\)", README):
         assert os.path.exists(path), path

@@ -1,10 +1,14 @@
 """The engine and the command line of train.py, on real MNIST."""
 
+import io
 import json
 import math
 import os
+import pickle
 import re
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +18,7 @@ import torch
 from torch import nn
 
 import train
-from conftest import assert_refused, digest, kill_at, run
+from conftest import DATA, digest, kill_at, read_until, run, start, torchrun, wait_for
 from dataset import Augment
 from model import cnn, lenet5
 
@@ -256,7 +260,7 @@ def test_a_write_that_stops_half_way_leaves_the_old_file(tmp_path):
 
 def test_a_whole_run(tmp_path):
     """Trains, saves, draws, records; --evaluate then says the same; plain lines where nobody watches."""
-    common = ["--train-images", "6400", "--epochs", "2", "--batch-size", "64", "--report-every", "50", "--data", os.path.abspath("data")]
+    common = ["--train-images", "6400", "--epochs", "2", "--batch-size", "64", "--report-every", "50", "--data", DATA]
     done = run(*common, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no progress bar in a file
@@ -272,7 +276,7 @@ def test_a_whole_run(tmp_path):
     assert f"test accuracy {accuracy:.2f} %" in done.stdout
 
     before = sorted(path for path in tmp_path.rglob("*"))
-    measured = run("--evaluate", "model.pth", "--data", os.path.abspath("data"), cwd=tmp_path)
+    measured = run("--evaluate", "model.pth", "--data", DATA, cwd=tmp_path)
     assert measured.returncode == 0 and f"test accuracy {accuracy:.2f} %" in measured.stdout
     assert sorted(path for path in tmp_path.rglob("*")) == before
 
@@ -283,7 +287,7 @@ def test_a_whole_run(tmp_path):
 def test_resume_goes_on_with_the_newest_run_of_the_same_settings(tmp_path):
     """Three runs: one that was killed, then a finished one with another seed, then one without a checkpoint."""
     common = ["--train-images", "6400", "--epochs", "1", "--report-every", "10", "--validation", "200",
-              "--data", os.path.abspath("data")]
+              "--data", DATA]
     kill_at("batch     30/", tmp_path, "train.py", *common)
     [folder] = os.listdir(tmp_path / "runs")
     time.sleep(1)  # the folders' names have seconds
@@ -303,14 +307,158 @@ def test_resume_goes_on_with_the_newest_run_of_the_same_settings(tmp_path):
     assert refused.returncode == 2 and "has seed 0, not 2" in refused.stderr
 
 
+SHORT = ["--train-images", 6400, "--epochs", 1, "--report-every", 10, "--validation", 200, "--data", DATA]  # 50 mini-batches
+
+
+@pytest.mark.parametrize("number, status, name", [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+def test_stopped_by_a_signal(tmp_path, number, status, name):
+    process = start(tmp_path, "train.py", *SHORT)
+    read_until("batch     20/", process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    [folder] = os.listdir(tmp_path / "runs")
+    assert process.returncode == status
+    assert re.fullmatch(rf"train.py: stopped by {name}: runs/{folder} has the training up to mini-batch [1-5]0: "
+                        "to go on from there, add --resume to the same command\n", err)
+    assert not (tmp_path / "model.pth").exists() and leftovers(tmp_path) == []
+    done = run(*SHORT, "--resume", cwd=tmp_path)
+    assert done.returncode == 0 and (tmp_path / "model.pth").exists()
+
+
+def test_stopped_before_the_first_checkpoint(tmp_path):
+    process = start(tmp_path, "train.py", *SHORT, "--epochs", 100, "--report-every", 100_000)
+    read_until("cnn on mnist", process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "SIGTERM: " in err and "nothing was saved" in err and len(err.splitlines()) == 1
+
+
+def leftovers(folder):
+    return list(folder.rglob("*.tmp"))
+
+
+def test_a_training_that_diverges_leaves_the_old_model(tmp_path):
+    (tmp_path / "model.pth").write_text("from before")
+    done = run(*SHORT, "--optimizer", "sgd", "--lr", 1e6, cwd=tmp_path)
+    assert done.returncode == 1 and re.fullmatch(r"train.py: the loss is not finite from mini-batch \d+ on: .*--lr.*\n", done.stderr)
+    assert (tmp_path / "model.pth").read_text() == "from before"
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"3", b"\xff"])
+def test_a_damaged_record_of_a_run_is_passed_over(tmp_path, assert_refused, damage):
+    (tmp_path / "runs" / "2026").mkdir(parents=True)
+    (tmp_path / "runs" / "2026" / "settings.json").write_bytes(damage)
+    assert_refused(["no training of train.py in runs"], train, "--data", DATA, "--resume")
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    kill_at("batch     20/", tmp_path, "train.py", *SHORT)
+    [path] = tmp_path.glob("runs/*/checkpoint.pt")
+    for damaged in (b"", path.read_bytes()[:5000], saved({"step": 3})):
+        path.write_bytes(damaged)
+        done = run(*SHORT, "--resume", cwd=tmp_path)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+        assert f"{path.name}: not a checkpoint" in done.stderr and "train anew" in done.stderr
+
+
+def test_no_room_is_said_before_the_training(tmp_path, monkeypatch, assert_refused):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=100_000))
+    assert_refused(["no room in .", "0.1 MB are free"], train, "--data", DATA)
+
+
+def test_a_disk_that_is_full_before_the_training(tmp_path, monkeypatch, assert_refused):
+    (tmp_path / "model.pth").write_text("from before")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(train.os, "fsync", full)
+    assert_refused(["cannot save to model.pth: No space left on device"], train, "--data", DATA)
+
+
+def test_a_disk_that_gets_full_during_the_training(tmp_path):
+    """The system refuses to write more than 100 kB in one file: the model file is 130 kB, a checkpoint more."""
+    (tmp_path / "model.pth").write_text("from before")
+    done = run(*SHORT, cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert re.match(r"train.py: error: cannot write runs/.*checkpoint.pt: File too large", done.stderr)
+    assert (tmp_path / "model.pth").read_text() == "from before" and leftovers(tmp_path) == []
+
+
+# ------------------------------------------------------------------ torchrun
+
+TWO = [*SHORT, "--train-images", 6465, "--optimizer", "momentum", "--lr", 0.01, "--precision", "float32"]  # the last mini-batch: 65
+
+
+def record(folder):
+    [path] = folder.glob("runs/*/history.json")
+    return json.loads(path.read_text())
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """51 mini-batches, the last one of an odd number of images; float32 rounds sums in another order."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir(), two.mkdir()
+    assert run(*TWO, "--threads", 1, cwd=one).returncode == 0
+    done = torchrun("train.py", *TWO, "--threads", 1, cwd=two)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("cnn on mnist") == 1 and len(re.findall("^epoch", done.stdout, re.M)) == 6
+    alone, together = record(one), record(two)
+    assert len(together["losses"]) == 51
+    assert together["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+    for a, b in zip(alone["reports"], together["reports"], strict=True):
+        for key in ("train_accuracy", "test_accuracy"):  # over the whole set: an image or two may sit on the fence
+            assert a[key] == pytest.approx(b[key], abs=0.011)
+    states = [torch.load(folder / "model.pth") for folder in (one, two)]
+    for name in states[0]:
+        assert torch.allclose(states[0][name], states[1][name], atol=1e-4)
+
+
+def test_torchrun_goes_on_from_a_checkpoint(tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole.mkdir(), stopped.mkdir()
+    assert torchrun("train.py", *TWO, "--threads", 1, cwd=whole).returncode == 0
+    kill_at("batch     20/", stopped, "train.py", *TWO, "--threads", 1)
+    done = torchrun("train.py", *TWO, "--threads", 1, "--resume", cwd=stopped)
+    assert done.returncode == 0, done.stderr
+    assert "going on with" in done.stdout and int(re.search(r"batch +(\d+)/", done.stdout)[1]) >= 20
+    assert record(stopped)["losses"] == pytest.approx(record(whole)["losses"], abs=1e-5)
+    again = torchrun("train.py", *TWO, "--threads", 1, "--resume", cwd=stopped)
+    assert again.returncode == 0 and again.stdout.count("is finished, its model is model.pth") == 1
+
+
+def test_a_mistake_under_torchrun_is_one_line_of_ours(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    for arguments in (["--lr", 0], ["--data", tmp_path / "file"]):
+        done = torchrun("train.py", "--data", DATA, *arguments, cwd=tmp_path)
+        assert done.returncode != 0
+        assert done.stderr.count("train.py: error: ") == 1 and "File \"" + os.path.abspath("train.py") not in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="finds the processes in Linux's /proc")
+def test_when_one_process_dies_all_end(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+               os.path.abspath("train.py"), *map(str, SHORT), "--epochs", "1000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    read_until("batch     20/", process)
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+        children = [int(pid) for pid in file.read().split()]
+    assert len(children) == 2
+    os.kill(children[1], signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0 and "File \"" + os.path.abspath("train.py") not in err
+    for pid in children:
+        wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
+
+
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
-    command = f"'{sys.executable}' '{os.path.abspath('train.py')}' --train-images 6400 --report-every 5 --data '{os.path.abspath('data')}'"
+    command = f"'{sys.executable}' '{os.path.abspath('train.py')}' --train-images 6400 --report-every 5 --data '{DATA}'"
     done = subprocess.run(f"{command} | head -2", shell=True, capture_output=True, text=True, cwd=tmp_path)
     assert len(done.stdout.splitlines()) == 2 and done.stderr == ""
 
 
 def test_pictures_need_no_display(tmp_path):
-    done = run("--train-images", 640, "--epochs", 1, "--data", os.path.abspath("data"), cwd=tmp_path,
+    done = run("--train-images", 640, "--epochs", 1, "--data", DATA, cwd=tmp_path,
                env={**os.environ, "MPLBACKEND": "TkAgg", "DISPLAY": ""})
     assert done.returncode == 0, done.stderr
     [folder] = (tmp_path / "runs").iterdir()
@@ -321,7 +469,7 @@ def test_pictures_need_no_display(tmp_path):
                                               ("fashion-mnist", "cnn")])
 def test_any_dataset_for_any_model(tmp_path, dataset, network):
     done = run("--dataset", dataset, "--model", network, "--train-images", 640, "--epochs", 1, "--device", "cpu",
-               "--data", os.path.abspath("data"), cwd=tmp_path)
+               "--data", DATA, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"{network} on {dataset}" in done.stdout
 
@@ -336,10 +484,10 @@ def test_validation_images_are_the_same_for_every_seed_and_never_trained_on(mnis
 
 
 def test_validation_never_touches_the_test_set(tmp_path):
-    done = run("--validation", 5000, "--train-images", 1280, "--epochs", 1, "--data", os.path.abspath("data"), cwd=tmp_path)
+    done = run("--validation", 5000, "--train-images", 1280, "--epochs", 1, "--data", DATA, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "validation accuracy" in done.stdout and "test accuracy" not in done.stdout
-    measured = run("--validation", 5000, "--evaluate", "model.pth", "--data", os.path.abspath("data"), cwd=tmp_path)
+    measured = run("--validation", 5000, "--evaluate", "model.pth", "--data", DATA, cwd=tmp_path)
     assert "validation accuracy" in measured.stdout and "of 5000 images" in measured.stdout
 
 
@@ -369,16 +517,84 @@ def test_validation_never_touches_the_test_set(tmp_path):
     (["--save", ""], ["name a file"]),
     (["--save", "/dev/null"], ["/dev/null", "name a file"]),
     (["--resume"], ["--resume", "no training of train.py in runs"]),
-    (["--evaluate", "none.pth"], ["none.pth", "no such file"]),
-    (["--evaluate", "text.pth"], ["text.pth", "not a model file"]),
-    (["--evaluate", "lenet5.pth"], ["lenet5.pth", "another network"]),
     (["--frobnicate"], ["--frobnicate"]),
-    (["--data", "text.pth"], ["text.pth"]),
+    (["--data", "text.pth"], ["text.pth", "not a folder"]),
+    (["--runs", "text.pth"], ["text.pth", "cannot make the folder"]),
+    (["--precision", "float16"], ["--precision", "float16", "bfloat16"]),
+    (["--weight-decay", "-1"], ["--weight-decay", "from 0"]),
+    (["--rotation", "181"], ["--rotation", "from 0 to 180"]),
+    (["--shift", "1.5"], ["--shift", "whole number"]),
+    (["--train-images", "0"], ["--train-images", "from 1"]),
+    (["--report-every", "0"], ["--report-every", "from 1"]),
+    (["--validation", "-1"], ["--validation", "from 0"]),
+    (["--epochs"], ["--epochs", "expected one argument"]),
+    (["model.pth"], ["unrecognized arguments: model.pth"]),
 ])
-def test_a_mistake_is_one_line_and_status_2(tmp_path, arguments, words):
-    (tmp_path / "text.pth").write_text("not a model")
-    torch.save(lenet5().state_dict(), tmp_path / "lenet5.pth")
-    assert_refused(words, tmp_path, "train.py", "--data", os.path.abspath("data"), *arguments)
+def test_a_mistake_is_one_line_and_status_2(tmp_path, assert_refused, arguments, words):
+    (tmp_path / "text.pth").write_text("not a folder")
+    assert_refused(words, train, "--data", DATA, *arguments)
+
+
+def test_a_mistake_as_a_user_makes_it(tmp_path):
+    done = run("--lr", 0, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "train.py: error: argument --lr: must be a number above 0, not '0'\n"
+    assert os.listdir(tmp_path) == []
+
+
+class Command:
+    """Unpickling this runs a command."""
+
+    def __reduce__(self):
+        return os.system, ("touch it-ran",)
+
+
+MODEL_FILES = {  # name: (words of the message, what to write there)
+    "none.pth": ("no such file", lambda path: None),
+    "folder.pth": ("not a file", lambda path: path.mkdir()),
+    "empty.pth": ("not a model file", lambda path: path.write_bytes(b"")),
+    "text.pth": ("not a model file", lambda path: path.write_text("not a model")),
+    "cut.pth": ("not a model file", lambda path: path.write_bytes(saved(cnn().state_dict())[:60_000])),
+    "bit.pth": ("not a model file", lambda path: path.write_bytes(b"\1" + saved(cnn().state_dict())[1:])),
+    "lenet5.pth": ("another network", lambda path: path.write_bytes(saved(lenet5().state_dict()))),
+    "more.pth": ("another network", lambda path: path.write_bytes(saved({**cnn().state_dict(), "x": torch.ones(1)}))),
+    "list.pth": ("no state_dict", lambda path: path.write_bytes(saved([1, 2]))),
+    "number.pth": ("no state_dict", lambda path: path.write_bytes(saved({"a": 1}))),
+    "model.pth": ("not a model file", lambda path: path.write_bytes(saved(cnn()))),  # the network, not its weights
+    "pickle.pth": ("not a model file", lambda path: path.write_bytes(pickle.dumps(Command()))),
+    "torch.pth": ("not a model file", lambda path: path.write_bytes(saved(Command()))),
+    "inside.pth": ("not a model file", lambda path: path.write_bytes(saved({**cnn().state_dict(), "0.0.bias": Command()}))),
+}
+
+
+def saved(value):
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_a_file_that_is_no_model_is_one_line_and_harmless(tmp_path, assert_refused, name):
+    words, make = MODEL_FILES[name]
+    make(tmp_path / name)
+    assert_refused([f"{name}: ", words], train, "--data", DATA, "--evaluate", name)
+
+
+def test_the_pickles_commands_would_run(tmp_path, monkeypatch):
+    """Else the test above would show nothing."""
+    monkeypatch.chdir(tmp_path)
+    torch.load(io.BytesIO(saved(Command())), weights_only=False)
+    assert os.listdir() == ["it-ran"]
+
+
+def test_no_permission_to_read_a_model(monkeypatch, tmp_path):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+    path = tmp_path / "model.pth"
+    path.write_bytes(saved(cnn().state_dict()))
+    monkeypatch.setattr("builtins.open", refuse)  # the superuser, who may run the tests, may read everything
+    with pytest.raises(train.UserError, match="no permission to read it"):
+        train.load_weights(cnn(), str(path))
 
 
 def test_help_shows_defaults():

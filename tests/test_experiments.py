@@ -1,0 +1,87 @@
+"""experiments.py: its studies at small scale, its statistics, and that report.md is what results/ give."""
+
+import json
+import os
+import statistics
+import sys
+
+import pytest
+
+import experiments
+import train
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+@pytest.fixture
+def bundle(tmp_path, monkeypatch):
+    """A folder that has all that this one has, as links, but no runs/."""
+    for name in os.listdir(ROOT):
+        if name.endswith((".py", ".pth", ".md")) or name in ("data", "results", "tests"):
+            os.symlink(os.path.join(ROOT, name), tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiments, "QUICK", False)
+    experiments.splits.cache_clear()
+    yield tmp_path
+    experiments.splits.cache_clear()
+
+
+def study(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["experiments.py", *arguments])
+    experiments.main()
+
+
+@pytest.mark.parametrize("name", [name for name in experiments.STUDIES if name not in ("outputs",)])
+def test_every_study_runs_on_a_small_scale_and_is_recorded(bundle, monkeypatch, capsys, name):
+    study(monkeypatch, name, "--quick")
+    runs = json.loads((bundle / "runs" / "quick" / f"{name}.json").read_text())
+    assert len(runs) == 2
+    for run in runs.values():
+        assert "torch" in run["machine"]
+        if name == "kills":
+            assert run["kills"] == 2 and run["as_never_killed"] == run["trainings"] >= 1
+        else:
+            assert 0 < run.get("accuracy", run.get("test_accuracy")) <= 1
+    capsys.readouterr()
+    study(monkeypatch, name, "--quick")
+    assert capsys.readouterr().out == ""  # all recorded: nothing is run again
+
+
+def test_a_study_that_was_stopped_goes_on(tmp_path):
+    path, ran = str(tmp_path / "results" / "study.json"), []
+
+    def run(key):
+        ran.append(key)
+        if key == "b" and ran.count("b") == 1:
+            raise KeyboardInterrupt
+        return {"accuracy": 0.5}
+    runs = {key: lambda key=key: run(key) for key in "abc"}
+    with pytest.raises(KeyboardInterrupt):
+        experiments.record(path, runs)
+    experiments.record(path, runs)
+    assert ran == ["a", "b", "b", "c"] and list(json.load(open(path))) == ["a", "b", "c"]
+
+
+def test_the_studies_are_listed_and_a_wrong_name_is_refused(monkeypatch, capsys, assert_refused):
+    study(monkeypatch)
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == [*experiments.STUDIES, "report"]
+    assert_refused(["optimizers", "report", "optimisers"], experiments, "optimisers")
+
+
+def test_intervals_of_a_worked_example():
+    values = [0.991, 0.993, 0.995]
+    mean, half = experiments.interval(values)
+    assert mean == pytest.approx(0.993)
+    assert half == pytest.approx(4.303 * statistics.stdev(values) / 3 ** 0.5)
+    assert experiments.difference([0.99, 0.98, 0.99], [0.97, 0.96, 0.97])[0].startswith("+2.00")
+    assert experiments.difference([0.99, 0.98, 0.99], [0.97, 0.96, 0.97])[1:] == [3, "yes"]
+    assert experiments.difference([0.99, 0.11, 0.99], [0.97, 0.98, 0.97])[:2] == ["+2.00 ± 0.00", 2]  # one collapsed
+    assert experiments.difference([0.99, 0.97, 0.98], [0.98, 0.98, 0.98])[1:] == [3, "no"]
+
+
+def test_the_optimizers_start_alike_and_differ(bundle, monkeypatch):
+    """Runs of one seed are paired: the same first weights and order of the images, whatever the optimizer."""
+    monkeypatch.setattr(experiments, "QUICK", True)
+    first = {name: experiments.training("mnist", "cnn", 0, 1, name, 1e-12, curve=1)["curve"][0] for name in ("sgd", "adam")}
+    assert first["sgd"] == first["adam"]
