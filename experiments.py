@@ -281,10 +281,11 @@ def whole_run(*command):
 
 def outputs():
     """What the programs print, for the report."""
-    tests = ("tests/test_model.py",) if QUICK else ("tests/test_model.py", "tests/test_tutorial.py", "tests/test_train.py")
+    os.makedirs("runs", exist_ok=True)
+    tests = ("tests/test_model.py",) if QUICK else ("tests/test_model.py", "tests/test_tutorial.py")
     return {f"python {' '.join(command)}": partial(output_of, *command)
             for command in (("model.py",), ("train.py", "--save", "runs/model.pth"), ("train.py", "--evaluate", "model.pth"),
-                            ("fashion_mnist.py", "--evaluate", "fashion_mnist.pth"), ("-m", "pytest", *tests))}
+                            ("fashion_mnist.py", "--evaluate", "fashion_mnist.pth"), ("-m", "pytest", "-q", *tests))}
 
 
 def output_of(*command):

@@ -1,10 +1,16 @@
 """experiments.py: its studies at small scale, its statistics, and that report.md is what results/ give."""
 
+import io
 import json
 import os
+import re
 import statistics
+import subprocess
 import sys
+import zipfile
 
+import matplotlib.image
+import numpy as np
 import pytest
 
 import experiments
@@ -85,3 +91,62 @@ def test_the_optimizers_start_alike_and_differ(bundle, monkeypatch):
     monkeypatch.setattr(experiments, "QUICK", True)
     first = {name: experiments.training("mnist", "cnn", 0, 1, name, 1e-12, curve=1)["curve"][0] for name in ("sgd", "adam")}
     assert first["sgd"] == first["adam"]
+
+
+# ------------------------------------------------------------------ the report
+
+
+@pytest.fixture(scope="module")
+def redrawn(tmp_path_factory):
+    """The report and its figures, made anew from results/."""
+    folder = tmp_path_factory.mktemp("report")
+    experiments.report(str(folder / "report.md"), str(folder))
+    return folder
+
+
+def test_the_report_is_what_the_results_give(redrawn):
+    assert (redrawn / "report.md").read_text(encoding="utf-8") == open("report.md", encoding="utf-8").read()
+
+
+def test_the_figures_are_what_the_results_give(redrawn):
+    names = sorted(path.name for path in redrawn.glob("*.png"))
+    assert names == sorted(set(os.listdir("figures")) - {"predictions.png"})
+    for name in names:
+        ours, new = (matplotlib.image.imread(path) for path in (f"figures/{name}", redrawn / name))
+        assert ours.shape == new.shape, name
+        assert np.abs(ours - new).mean() < 0.002, name  # another matplotlib may draw an edge otherwise
+
+
+def test_every_file_that_the_report_names_exists():
+    text = open("report.md", encoding="utf-8").read()
+    named = set(re.findall(r"\]\(([^)#:]+)\)", text)) | set(re.findall(r"`((?:results|figures|tests)/[\w./]+)`", text))
+    assert len(named) > 10
+    for path in named:
+        assert os.path.exists(path), path
+    drawn = {path for path in named if path.startswith("figures/")}
+    assert drawn == {f"figures/{name}" for name in os.listdir("figures")} - {"figures/predictions.png"}  # all are shown
+
+
+def test_figures_are_small():
+    for name in os.listdir("figures"):
+        assert os.path.getsize(f"figures/{name}") < 200_000, name
+
+
+def test_accuracies_in_the_prose_stand_in_a_table():
+    text = open("report.md", encoding="utf-8").read()
+    blocks = "\n".join(re.findall(r"<!-- [\w-]+ -->\n(.*?)<!-- end -->", text, re.S))
+    prose = re.sub(r"<!-- [\w-]+ -->\n.*?<!-- end -->", "", text, flags=re.S)
+    figures = re.findall(r"(\d+\.\d\d?)(?= %| points)", prose)
+    assert len(figures) > 10
+    for figure in figures:
+        assert figure in blocks or figure in ("62.34", "57.23", "94.9"), figure  # the hand-out's and Zalando's
+
+
+@pytest.mark.skipif(not os.path.exists(os.path.join(ROOT, ".git")), reason="not in a git checkout")
+def test_the_hand_in_has_everything_but_the_data():
+    done = subprocess.run(["git", "archive", "--format=zip", "HEAD"], capture_output=True, check=True)
+    names = set(zipfile.ZipFile(io.BytesIO(done.stdout)).namelist())
+    assert {"report.md", "README.md", "requirements.txt", "dataset.py", "model.py", "train.py", "fashion_mnist.py",
+            "experiments.py", "model.pth", "fashion_mnist.pth"} <= names
+    assert set(re.findall(r"\]\((figures/[^)]+)\)", open("report.md", encoding="utf-8").read())) <= names
+    assert not any(name.startswith(("data/", "runs/")) or name.endswith((".pt", "-ubyte", ".npy", ".gz")) for name in names)
