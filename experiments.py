@@ -527,7 +527,7 @@ def tables():
         [[size, len(over_seeds(runs, size)), percent(over_seeds(runs, size)), percent(over_seeds(runs, size, "train_accuracy")),
           f"{interval(over_seeds(runs, size, 'seconds'))[0]:.0f}"] for size in dict.fromkeys(key.split(" seed ")[0] for key in runs)])
 
-    made["kills"] = table(["script", "kills", "of these while a file was being written", "trainings", "ended as if never killed"],
+    made["kills"] = table(["script", "kills", "after which an unfinished file lay there", "trainings", "ended as if never killed"],
                           [[f"`{script}`", *list(r.values())[:4]] for script, r in results("kills").items()])
     studies = [name for name in STUDIES if os.path.exists(f"results/{name}.json")]
     made["machines"] = table(["study", "runs", "machine"],
