@@ -212,7 +212,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
                 step += 1
 
                 report = step % report_every == 0 or step == total
-                due = report or time.perf_counter() - saved > 120
+                due = report or checkpoint and is_first() and time.perf_counter() - saved > 120
                 if due or step % 100 == 0:
                     check_finite(losses[:step])
                 if report:
@@ -263,6 +263,8 @@ def is_first():
 def join_torchrun(device):
     """Meet the other processes; every one has to call this, and in the end they leave with the process."""
     if TORCHRUN:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
