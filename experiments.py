@@ -48,6 +48,7 @@ SWEEP = {
     "adamw": (0.00015, 0.0005, 0.0015, 0.005, 0.015, 0.05),
     "nadam": (0.00015, 0.0005, 0.0015, 0.005, 0.015, 0.05),
 }
+BATCH_SIZES = (16, 32, 64, 128, 256, 512)
 COMPARED = ("sgd", "momentum", "rmsprop", "adam", "adamw")
 
 
@@ -142,8 +143,7 @@ def sweep():
 
 def best_rates():
     """{optimizer: the learning rate with the highest mean validation accuracy in results/sweep.json}."""
-    with open("results/sweep.json") as file:
-        runs = json.load(file)
+    runs = results("sweep")
     return {name: max(rates, key=lambda lr: sum(runs[f"{name} {lr} seed {seed}"]["accuracy"] for seed in (0, 1)))
             for name, rates in SWEEP.items()}
 
@@ -162,11 +162,16 @@ def schedules():
             for seed in range(10)}
 
 
+def batch_lr(size):
+    """The learning rate that `batch_sizes` gives Adam for mini-batches of so many images."""
+    return float(f"{0.005 * (size / 128) ** 0.5:.3g}")
+
+
 def batch_sizes():
     """Mini-batches of 16 to 512 images, Adam with 0.005 times the square root of size/128: 5 epochs, three seeds."""
-    return {f"batch {size} seed {seed}": partial(training, "mnist", "cnn", seed, 5, "adam",
-                                                 float(f"{0.005 * (size / 128) ** 0.5:.3g}"), batch_size=size)
-            for size in (512, 256, 128, 64, 32, 16) for seed in range(3)}
+    return {f"batch {size} seed {seed}": partial(training, "mnist", "cnn", seed, 5, "adam", batch_lr(size),
+                                                 batch_size=size)
+            for size in reversed(BATCH_SIZES) for seed in range(3)}
 
 
 def seeds():
@@ -207,6 +212,7 @@ def lenet5_further():
 # ------------------------------------------------------------------ studies of the bonus
 
 ROTATIONS = (0, 10, 20, 45, 90, 180)
+IMAGES = (800, 4000, 24_000)  # seen so often that each makes as many mini-batches
 
 
 def augmentation():
@@ -220,7 +226,7 @@ def augmentation_and_images():
     """The same on 800 images 30 times and on 24,000 once: as many mini-batches as in `augmentation`, three seeds."""
     return {f"{images} images flip {flip} rotation {rotation} seed {seed}":
             partial(train_resnet18, 32, images, seed, 24_000 // images, Augment(flip, rotation))
-            for seed in range(3) for images in (800, 24_000) for flip, rotation in ((0, 0), (0.5, 0), (0, 20))}
+            for seed in range(3) for images in (IMAGES[0], IMAGES[2]) for flip, rotation in ((0, 0), (0.5, 0), (0, 20))}
 
 
 def image_sizes():
@@ -305,8 +311,8 @@ def kills():
 
 
 def killed_trainings(count, *command):
-    """Kill trainings with SIGKILL, every second time while a file is being written, and resume them, until `count`
-    kills; how many trainings that took, and how many of them ended with the very bytes of the model file, and the
+    """Kill trainings with SIGKILL at random moments after the first checkpoint's, every second time when a file is next
+    being written, and resume them, until `count` kills; how many of them left an unfinished file lying there, how many trainings that took, and how many of them ended with the very bytes of the model file, and the
     history but for its times, of the training that nobody killed.
     """
     chance = random.Random(0)
@@ -481,8 +487,8 @@ def tables():
     runs = results("batch_sizes")
     made["batch_sizes"] = table(
         ["batch size", "learning rate", "test accuracy (%)", "training (s)"],
-        [[size, f"{0.005 * (size / 128) ** 0.5:.3g}", percent(over_seeds(runs, f"batch {size}")),
-          f"{interval(over_seeds(runs, f'batch {size}', 'seconds'))[0]:.0f}"] for size in (16, 32, 64, 128, 256, 512)])
+        [[size, batch_lr(size), percent(over_seeds(runs, f"batch {size}")),
+          f"{interval(over_seeds(runs, f'batch {size}', 'seconds'))[0]:.0f}"] for size in BATCH_SIZES])
 
     runs = results("tutorial")
     made["tutorial"] = table(
@@ -518,8 +524,8 @@ def tables():
          for flip in (0, 0.5) for rotation in ROTATIONS if flip or rotation])
     more = results("augmentation_and_images") | {f"4000 images {key}": run for key, run in runs.items()}
     made["augmentation-images"] = table(
-        ["", *(f"{n:,} images, {24_000 // n} times (%)" for n in (800, 4000, 24_000))],
-        [[name, *(percent(over_seeds(more, f"{n} images {key}")) for n in (800, 4000, 24_000))] for name, key in MORE.items()])
+        ["", *(f"{n:,} images, {24_000 // n} times (%)" for n in IMAGES)],
+        [[name, *(percent(over_seeds(more, f"{n} images {key}")) for n in IMAGES)] for name, key in MORE.items()])
 
     runs = results("image_sizes")
     made["image_sizes"] = table(
@@ -544,10 +550,8 @@ MORE = {"none": "flip 0 rotation 0", "flip": "flip 0.5 rotation 0", "rotation by
 def printed():
     """{name: the lines of a terminal: the command and what it printed, without the lines' ends in spaces}."""
     outputs = results("outputs")
-    names = {"model": "python model.py", "train": "python train.py --save runs/model.pth",
-             "evaluate": "python train.py --evaluate model.pth",
-             "fashion_evaluate": "python fashion_mnist.py --evaluate fashion_mnist.pth", "tests": next(command for command in outputs if "pytest" in command)}
-    screens = {name: [command, *outputs[command]["output"]] for name, command in names.items()}
+    names = ("model", "train", "evaluate", "fashion_evaluate", "tests")  # in the order of the study
+    screens = {name: [command, *run["output"]] for name, (command, run) in zip(names, outputs.items(), strict=True)}
     screens["fashion"] = ["python fashion_mnist.py --weights none --epochs 6", *results("bonus")["--epochs 6"]["output"]]
     return {name: [line.rstrip() for line in lines] for name, lines in screens.items()}
 
@@ -601,7 +605,7 @@ def figures(folder):
     axis.legend()
     finish(figure, "schedules")
 
-    runs, sizes = results("batch_sizes"), (16, 32, 64, 128, 256, 512)
+    runs, sizes = results("batch_sizes"), BATCH_SIZES
     figure, (left, right) = new(2)
     for axis, field, scale, label in ((left, "accuracy", 100, "test accuracy (%)"), (right, "seconds", 1, "training (s)")):
         means = [interval([scale * v for v in over_seeds(runs, f"batch {size}", field)]) for size in sizes]
@@ -654,9 +658,9 @@ def figures(folder):
     more = results("augmentation_and_images") | {f"4000 images {key}": run for key, run in runs.items()}
     figure, axis = new()
     for (name, key), colour, look, nudge in zip(MORE.items(), (GREY, BLUE, ORANGE), ("o-", "s--", "^-."), (0.98, 1, 1.02)):
-        points = [interval([100 * v for v in over_seeds(more, f"{n} images {key}")]) for n in (800, 4000, 24_000)]
-        axis.errorbar([n * nudge for n in (800, 4000, 24_000)], *zip(*points), fmt=look, color=colour, capsize=3, label=name)
-    axis.set(xscale="log", xticks=(800, 4000, 24_000), xticklabels=("800 (30 times)", "4,000 (6 times)", "24,000 (once)"),
+        points = [interval([100 * v for v in over_seeds(more, f"{n} images {key}")]) for n in IMAGES]
+        axis.errorbar([n * nudge for n in IMAGES], *zip(*points), fmt=look, color=colour, capsize=3, label=name)
+    axis.set(xscale="log", xticks=IMAGES, xticklabels=("800 (30 times)", "4,000 (6 times)", "24,000 (once)"),
              xlabel="training images", ylabel="test accuracy (%)", title="mean and 95 % interval of 3 seeds")
     axis.minorticks_off()
     axis.legend()

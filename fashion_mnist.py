@@ -195,6 +195,7 @@ def plot_confusion(confusion, classes, path, measured):
     axis = figure.subplots()
     shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.grid(False)
     for row in range(10):
         for column in range(10):
             if confusion[row, column]:
