@@ -579,7 +579,7 @@ def figures(folder):
     for name in COMPARED:
         colour, look = LOOKS[name]
         curves = torch.tensor(learned(runs, name, "curve"))[:, :, 1].mean(0)
-        left.semilogy(50 * torch.arange(1, len(curves) + 1), 100 * (1 - curves), look[1:], color=colour, label=name)
+        left.semilogy(range(50, 50 * len(curves) + 1, 50), (100 * (1 - curves)).numpy(), look[1:], color=colour, label=name)
     left.set(xlabel="mini-batches of 128 images", ylabel="test error (%), mean of the seeds", yticks=(1, 2, 5, 10, 20, 50))
     left.set_yticklabels((1, 2, 5, 10, 20, 50))
     left.legend()
@@ -596,9 +596,9 @@ def figures(folder):
     for label, source, colour, look in (("Adam, MultiStepLR", learned(runs, "adam", "curve"), BLUE, "-"),
                                         ("Adam, constant", learned(constant, "adam constant", "curve"), ORANGE, "--")):
         curves = 100 * (1 - torch.tensor(source)[:, :, 1])
-        x = 50 * torch.arange(1, curves.shape[1] + 1)
-        axis.semilogy(x, curves.mean(0), look, color=colour, label=label)
-        axis.fill_between(x, curves.min(0).values, curves.max(0).values, color=colour, alpha=0.15, linewidth=0)
+        x = range(50, 50 * curves.shape[1] + 1, 50)
+        axis.semilogy(x, curves.mean(0).numpy(), look, color=colour, label=label)
+        axis.fill_between(x, curves.amin(0).numpy(), curves.amax(0).numpy(), color=colour, alpha=0.15, linewidth=0)
     axis.set(xlabel="mini-batches of 128 images", ylabel="test error (%)", ylim=(0.5, 20), yticks=(0.5, 1, 2, 5, 10, 20),
              title="line: mean of the seeds that learned; band: all of them")
     axis.set_yticklabels((0.5, 1, 2, 5, 10, 20))
@@ -644,7 +644,7 @@ def figures(folder):
     plain = torch.tensor(over_seeds(runs, "flip 0 rotation 0", "by_class"))
     shown = [(f"{flip} {rotation}", f"flip {flip} rotation {rotation}") for flip in (0, 0.5) for rotation in ROTATIONS if flip or rotation]
     effects = torch.stack([100 * (torch.tensor(over_seeds(runs, key, "by_class")) - plain).mean(0) for _, key in shown])
-    picture = axis.imshow(effects, cmap="RdBu", vmin=-30, vmax=30, aspect="auto")
+    picture = axis.imshow(effects.numpy(), cmap="RdBu", vmin=-30, vmax=30, aspect="auto")
     for row in range(len(shown)):
         for column in range(10):
             value = effects[row, column].item()

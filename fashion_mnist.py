@@ -194,7 +194,7 @@ def plot_confusion(confusion, classes, path, measured):
     figure = Figure(figsize=(7, 6), layout="constrained")
     axis = figure.subplots()
     shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     axis.grid(False)
     for row in range(10):
         for column in range(10):
@@ -225,7 +225,7 @@ def plot_mistakes(mistakes, dataset, path, measured):
         axis.axis("off")
     for axis, (i, predicted, sure) in zip(axes.flat, mistakes):
         image, label = dataset[i]
-        axis.imshow(image[0], cmap="gray_r")
+        axis.imshow(image[0].numpy(), cmap="gray_r")
         axis.set_title(f"{dataset.classes[predicted]} {100 * sure:.0f} %\n(is {dataset.classes[label]})", fontsize=8)
     figure.suptitle(f"{measured.capitalize()} set, most confident mistakes: predicted class, its probability, (label)")
     figure.savefig(path, dpi=100)

@@ -19,6 +19,7 @@ The engine is two functions, `fit` and `accuracy`; fashion_mnist.py and experime
 """
 
 import argparse
+import atexit
 import contextlib
 import glob
 import io
@@ -266,6 +267,7 @@ def join_torchrun(device):
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)  # else its threads may outlive the interpreter, which then aborts
 
 
 def own_part(count):
@@ -678,8 +680,11 @@ def script(main):
         if not TORCHRUN or not any(word in str(error) for word in ("gloo", "Connection", "NCCL", "socket")):
             raise
         status, message = 1, f"error: another process has ended ({str(error).splitlines()[0]})"
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it to all as soon as one process has ended,
     if is_first():
         print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+    else:
+        time.sleep(3)  # so the first one is given the time to say why
     sys.exit(status)
 
 
