@@ -13,6 +13,7 @@ What is special about ResNet18 and Fashion-MNIST is here; the engine is train.py
 """
 
 import argparse
+import contextlib
 import ctypes
 import itertools
 import math
@@ -270,37 +271,37 @@ def main():
     sizes = sizes_of(args.image_size, args.epochs * math.ceil(len(trainset) / args.batch_size))
     network_input = Input(Augment(args.flip, args.rotation, args.shift), sizes)
 
-    if not args.evaluate:
-        costs = [size ** 2 for size in sizes]
-        optimizer = make_optimizer(model, args.lr, args.momentum, args.weight_decay)
-        title = f"ResNet18 on Fashion-MNIST from {source}, seed {args.seed}"
-        print(f"{title}, {len(trainset)} training images, batch size {args.batch_size}, {args.epochs} epochs, {device}")
-        print("image sizes: " + ", ".join(f"{size} for {len(list(same))} batches" for size, same in itertools.groupby(sizes)))
-        print(f"accuracies on the way: at the size of the moment, on the first {REPORT_IMAGES} images of each set")
-        with train.saying_what_is_saved(folder):
+    with contextlib.nullcontext() if args.evaluate else train.saying_what_is_saved(folder):
+        if not args.evaluate:
+            costs = [size ** 2 for size in sizes]
+            optimizer = make_optimizer(model, args.lr, args.momentum, args.weight_decay)
+            title = f"ResNet18 on Fashion-MNIST from {source}, seed {args.seed}"
+            print(f"{title}, {len(trainset)} training images, batch size {args.batch_size}, {args.epochs} epochs, {device}")
+            print("image sizes: " + ", ".join(f"{size} for {len(list(same))} batches" for size, same in itertools.groupby(sizes)))
+            print(f"accuracies on the way: at the size of the moment, on the first {REPORT_IMAGES} images of each set")
             history = train.fit(model, trainset, testset, optimizer, make_schedule(optimizer, costs), args.epochs,
                                 batch_size=args.batch_size, seed=args.seed, train_transform=network_input.train,
                                 test_transform=network_input.test,
                                 loss_fn=nn.CrossEntropyLoss(label_smoothing=args.label_smoothing), autocast=autocast,
                                 report_every=args.report_every, report_images=REPORT_IMAGES, measured=measured,
                                 costs=costs, checkpoint=os.path.join(folder, "checkpoint.pt"))
-        if not train.is_first():
-            return
-        train.save(model.state_dict(), args.save)
-        print(f"\n{history['reports'][-1]['seconds']:.0f} s of training")
+            if not train.is_first():
+                return
+            train.save(model.state_dict(), args.save)
+            print(f"\n{history['reports'][-1]['seconds']:.0f} s of training")
 
-    network_input.size = size = args.image_size[-1][0]  # a short training may have skipped it
-    logits = train.predict(model, testset, network_input.test, autocast=autocast).cpu()
-    testset = testset.to("cpu")
-    name = f"{args.evaluate}: " if args.evaluate else ""
-    test_accuracy, confusion = show_accuracy(logits, testset, f"{name}{measured} accuracy at {size}x{size}:")
-    if not args.evaluate:
-        train.plot_history(history, os.path.join(folder, "curves.png"), title, measured)
-        plot_confusion(confusion, testset.classes, os.path.join(folder, "confusion.png"), measured)
-        plot_mistakes(confident_mistakes(logits.softmax(1), testset), testset, os.path.join(folder, "mistakes.png"), measured)
-        train.finish(folder, {"settings": vars(args), "weights": source, "test_accuracy": test_accuracy,
-                              "confusion": confusion.tolist(), **history})
-        print(f"{time.perf_counter() - started:.0f} s in all; model: {args.save}; pictures and history: {folder}")
+        network_input.size = size = args.image_size[-1][0]  # a short training may have skipped it
+        logits = train.predict(model, testset, network_input.test, autocast=autocast).cpu()
+        testset = testset.to("cpu")
+        name = f"{args.evaluate}: " if args.evaluate else ""
+        test_accuracy, confusion = show_accuracy(logits, testset, f"{name}{measured} accuracy at {size}x{size}:")
+        if not args.evaluate:
+            train.plot_history(history, os.path.join(folder, "curves.png"), title, measured)
+            plot_confusion(confusion, testset.classes, os.path.join(folder, "confusion.png"), measured)
+            plot_mistakes(confident_mistakes(logits.softmax(1), testset), testset, os.path.join(folder, "mistakes.png"), measured)
+            train.finish(folder, {"settings": vars(args), "weights": source, "test_accuracy": test_accuracy,
+                                  "confusion": confusion.tolist(), **history})
+            print(f"{time.perf_counter() - started:.0f} s in all; model: {args.save}; pictures and history: {folder}")
 
 
 if __name__ == "__main__":

@@ -673,9 +673,9 @@ def script(main):
     except OSError as error:  # such as a disk that is full when the pictures are drawn
         status, message = 1, f"error: {error}"
     except KeyboardInterrupt as stop:
-        status, message = 130, f"stopped by Ctrl-C: {stop or 'nothing was going on that could be saved'}"
+        status, message = 130, f"stopped by Ctrl-C: {str(stop) or 'nothing was saved'}"
     except Terminated as stop:
-        status, message = 143, f"stopped by SIGTERM: {stop or 'nothing was going on that could be saved'}"
+        status, message = 143, f"stopped by SIGTERM: {str(stop) or 'nothing was saved'}"
     except RuntimeError as error:
         if not TORCHRUN or not any(word in str(error) for word in ("gloo", "Connection", "NCCL", "socket")):
             raise
@@ -753,14 +753,14 @@ def main():
                       seed=args.seed, train_transform=lambda images, generator, step: augment(images, generator),
                       autocast=autocast, report_every=args.report_every, measured=measured,
                       checkpoint=os.path.join(folder, "checkpoint.pt"))
-    if not is_first():
-        return
-    save(model.state_dict(), args.save)
+        if not is_first():
+            return
+        save(model.state_dict(), args.save)
 
-    predicted = predict(model, testset.subset(slice(16)), autocast=autocast).argmax(1)
-    plot_history(history, os.path.join(folder, "curves.png"), title, measured)
-    plot_predictions(testset, predicted, os.path.join(folder, "predictions.png"), measured)
-    finish(folder, {"settings": vars(args), **history})
+        predicted = predict(model, testset.subset(slice(16)), autocast=autocast).argmax(1)
+        plot_history(history, os.path.join(folder, "curves.png"), title, measured)
+        plot_predictions(testset, predicted, os.path.join(folder, "predictions.png"), measured)
+        finish(folder, {"settings": vars(args), **history})
     last = history["reports"][-1]
     print(f"\n{measured} accuracy {100 * last['test_accuracy']:.2f} %, "
           f"train accuracy {100 * last['train_accuracy']:.2f} %, "

@@ -333,6 +333,20 @@ def test_stopped_before_the_first_checkpoint(tmp_path):
     assert process.returncode == 143 and "SIGTERM: " in err and "nothing was saved" in err and len(err.splitlines()) == 1
 
 
+def test_stopped_after_the_last_mini_batch(tmp_path, monkeypatch):
+    """While the pictures are drawn: the training is not lost, and it is said so."""
+    def stop(*_):
+        raise train.Terminated
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, SHORT)])
+    monkeypatch.setattr(train, "plot_history", stop)
+    with pytest.raises(train.Terminated, match="up to mini-batch 50: to go on from there, add --resume"):
+        train.main()
+    monkeypatch.undo()
+    done = run(*SHORT, "--resume", cwd=tmp_path)
+    assert done.returncode == 0 and "curves" in done.stdout, done.stderr
+
+
 def leftovers(folder):
     return list(folder.rglob("*.tmp"))
 
