@@ -26,6 +26,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -170,7 +171,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
 
     The history: "reports", a list of dicts (epoch, batch, loss, train_accuracy, test_accuracy,
     learning_rate, seconds), and "losses", the loss of every mini-batch.
-    Raises Diverged where the loss is not finite.
+    Raises Diverged where the loss, or a weight in the end, is not finite.
     """
     device = trainset.images.device
     loss_fn = loss_fn or nn.CrossEntropyLoss()
@@ -234,6 +235,8 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
                     save({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                           "scheduler": scheduler.state_dict(), "losses": losses, "reports": reports,
                           "step": step, "seconds": seconds_before + saved - start}, checkpoint)
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):  # by the last step; no loss has seen it
+        raise Diverged("the weights are not finite: try a smaller learning rate (--lr); nothing was saved")
     return {"reports": reports, "losses": losses.tolist()}
 
 
@@ -553,7 +556,7 @@ def number(kind, low, high=math.inf, open_low=False):
             if value < low or value > high or (open_low and value == low) or not math.isfinite(value):
                 raise ValueError
             return value
-        except ValueError:
+        except (ValueError, OverflowError):
             name = "a whole number" if kind is int else "a number"
             limits = (f"above {low}" if open_low else f"from {low}") + ("" if high == math.inf else f" to {high}")
             limits += " up" if high == math.inf and not open_low else ""
@@ -574,7 +577,7 @@ def milestones(text):
     return values
 
 
-def common_arguments(parser, save, epochs, batch_size, report_every, rotation=0.0, shift=0):
+def common_arguments(parser, save, epochs, batch_size, report_every, flip=0.0, rotation=0.0, shift=0):
     """The options that do not depend on the network; the arguments are defaults."""
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=number(int, 1, 10_000), default=epochs, metavar="N",
@@ -584,7 +587,7 @@ def common_arguments(parser, save, epochs, batch_size, report_every, rotation=0.
     training.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N",
                           help="of the first weights, the order of the images, and augmentation (default: %(default)s)")
     augmentation = parser.add_argument_group("augmentation, drawn anew for every training image")
-    augmentation.add_argument("--flip", type=number(float, 0, 1), default=0.0, metavar="P",
+    augmentation.add_argument("--flip", type=number(float, 0, 1), default=flip, metavar="P",
                               help="probability of a horizontal flip (default: %(default)s)")
     augmentation.add_argument("--rotation", type=number(float, 0, 180), default=rotation, metavar="DEGREES",
                               help="rotate by up to so many degrees either way (default: %(default)s)")
@@ -619,15 +622,12 @@ def pick_device(name):
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and TORCHRUN:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
+    match = re.fullmatch(r"cpu|cuda(?::([0-9]+))?", name)
+    if not match:
         raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if name != "cpu" and int(match[1] or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
+    return torch.device(name)
 
 
 def pick_autocast(precision, device):
@@ -677,9 +677,12 @@ def script(main):
     except Terminated as stop:
         status, message = 143, f"stopped by SIGTERM: {str(stop) or 'nothing was saved'}"
     except RuntimeError as error:
-        if not TORCHRUN or not any(word in str(error) for word in ("gloo", "Connection", "NCCL", "socket")):
+        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+            status, message = 1, "error: out of memory: a smaller --batch-size needs less"
+        elif TORCHRUN and any(word in str(error) for word in ("gloo", "Connection", "NCCL", "socket")):
+            status, message = 1, f"error: another process has ended ({str(error).splitlines()[0]})"
+        else:
             raise
-        status, message = 1, f"error: another process has ended ({str(error).splitlines()[0]})"
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it to all as soon as one process has ended,
     if is_first():
         print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)

@@ -207,6 +207,8 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_weights(small, tmp_p
 def test_divergence_is_named_and_stops_the_training(small):
     with pytest.raises(train.Diverged, match=r"mini-batch \d+ .*--lr"):
         fit(small, optimizer="sgd", lr=1e6)
+    with pytest.raises(train.Diverged, match="the weights are not finite"):  # by the only step
+        fit([data.subset(slice(8)) for data in small], optimizer="sgd", lr=1e60)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -523,6 +525,8 @@ def test_validation_never_touches_the_test_set(tmp_path):
     (["--seed", "-1"], ["--seed"]),
     (["--device", "gpu"], ["--device", "cuda:N"]),
     (["--device", "cuda:99"], ["cuda:99"]),
+    (["--device", "cuda:128"], ["cuda:128"]),
+    (["--device", "cuda:-1"], ["--device", "cuda:N"]),
     (["--threads", "0"], ["--threads"]),
     (["--flip", "2"], ["--flip", "from 0 to 1"]),
     (["--validation", "60000"], ["--validation", "60000"]),
@@ -540,6 +544,7 @@ def test_validation_never_touches_the_test_set(tmp_path):
     (["--shift", "1.5"], ["--shift", "whole number"]),
     (["--train-images", "0"], ["--train-images", "from 1"]),
     (["--report-every", "0"], ["--report-every", "from 1"]),
+    (["--report-every", "9" * 400], ["--report-every", "from 1"]),
     (["--validation", "-1"], ["--validation", "from 0"]),
     (["--epochs"], ["--epochs", "expected one argument"]),
     (["model.pth"], ["unrecognized arguments: model.pth"]),
@@ -547,6 +552,19 @@ def test_validation_never_touches_the_test_set(tmp_path):
 def test_a_mistake_is_one_line_and_status_2(tmp_path, assert_refused, arguments, words):
     (tmp_path / "text.pth").write_text("not a folder")
     assert_refused(words, train, "--data", DATA, *arguments)
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory. Tried to allocate 2 GiB", "[enforce fail at alloc_cpu.cpp] . "
+                                   "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"])
+def test_out_of_memory_is_one_line_that_says_what_helps(capsys, monkeypatch, words):
+    monkeypatch.setattr(train.signal, "signal", lambda *_: None)
+
+    def main():
+        raise torch.OutOfMemoryError(words) if "CUDA" in words else RuntimeError(words)
+
+    with pytest.raises(SystemExit) as end:
+        train.script(main)
+    assert end.value.code == 1 and re.fullmatch(r"\S+: error: out of memory: .*--batch-size.*\n", capsys.readouterr().err)
 
 
 def test_a_mistake_as_a_user_makes_it(tmp_path):
