@@ -10,7 +10,6 @@ it on a quiet machine: a second busy process upsets the timing of every OpenMP p
 """
 
 import argparse
-import glob
 import json
 import os
 import platform
@@ -33,10 +32,10 @@ from torchvision import transforms
 import fashion_mnist
 import train
 from dataset import Augment, load_cifar10, load_fashion_mnist, load_mnist
+from experiments import whole_run
 from model import cnn, resnet18
 
 BATCH, STEPS = 64, 300  # batch size, and training steps a round
-SHORT = ["--weights", "none", "--epochs", "2", "--validation", "5000", "--save", "runs/benchmark.pth"]  # to 90 % at 224x224
 
 
 def rounds(contestants, count):
@@ -193,9 +192,7 @@ def time_to_90(_):
     what it does with each mini-batch is done here in bfloat16, until the accuracy is there, looked at every 6,400
     images; its time is that number of images over the images a second that "resnet18 training at 224" measured.
     """
-    seconds_ours = seconds(lambda: subprocess.run([sys.executable, "fashion_mnist.py", *SHORT], check=True, stdout=subprocess.DEVNULL))
-    with open(max(glob.glob("runs/*/history.json"), key=os.path.getmtime)) as file:
-        ours = json.load(file)["test_accuracy"]
+    ours = whole_run("fashion_mnist.py", "--weights", "none", "--epochs", "2", "--validation", "5000", "--save", "runs/benchmark.pth")
 
     fashion_mnist.keep_freed_memory()
     trainset, validation = train.hold_out(fashion()[0], 5000)
@@ -213,9 +210,9 @@ def time_to_90(_):
         course.append(history["reports"][-1]["test_accuracy"])
     with open("results/benchmark.json") as file:
         per_second = BATCH * json.load(file)["resnet18 training at 224, steps"]["per_second"]["course"]
-    return {"ours": {"accuracy": ours, "seconds": round(seconds_ours)},
+    return {"ours": {"accuracy": ours["test_accuracy"], "seconds": round(ours["seconds"])},
             "course": {"accuracies": [round(a, 4) for a in course], "images": images, "seconds": round(images / per_second)},
-            "ours_over": {"course": round(images / per_second / seconds_ours, 2)}}
+            "ours_over": {"course": round(images / per_second / ours["seconds"], 2)}}
 
 
 def loading(count):
