@@ -534,20 +534,14 @@ def preprocess_all(images, preprocess):
     return result
 
 
-class ToChannels:
-    """Grayscale for images that have to lose their colours; what has `channels` channels already stays as it is."""
-
-    def __init__(self, channels):
-        self.channels, self.grayscale = channels, transforms.Grayscale(num_output_channels=channels)
+class ToColour:
+    """Three equal channels for grey images; colours stay colours. (Grayscale(3) adds no channels to a grey tensor.)"""
 
     def __call__(self, images):
-        if images.shape[-3] == self.channels:
-            return images
-        images = self.grayscale(images)  # given a grey tensor it adds no channels, whatever it was asked for
-        return images.expand(*images.shape[:-3], self.channels, *images.shape[-2:])
+        return images if images.shape[-3] == 3 else images.expand(*images.shape[:-3], 3, *images.shape[-2:])
 
     def __repr__(self):
-        return f"ToChannels({self.channels})"
+        return "ToColour()"
 
 
 def preprocess_for(channels, size):
@@ -558,8 +552,8 @@ def preprocess_for(channels, size):
     """
     if channels not in (1, 3) or size < 1:
         raise ValueError(f"images have 1 or 3 channels and at least 1 pixel, not {channels} and {size}")
-    steps = [ToChannels(channels), transforms.Resize((size, size))]
-    return transforms.Compose(steps if channels == 1 else steps[::-1])  # resize while there are few channels
+    resize = transforms.Resize((size, size))
+    return transforms.Compose([transforms.Grayscale(), resize] if channels == 1 else [resize, ToColour()])
 
 
 # ----------------------------------------------------------------------------------------------------------

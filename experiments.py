@@ -113,12 +113,13 @@ def train_resnet18(size, images, seed, epochs, augment=Augment(), batch_size=64)
 def whole_run(*command):
     """Run a script as a user does; what its record says, the wall-clock seconds, the peak memory in MiB, its output."""
     os.makedirs("runs", exist_ok=True)
-    code = ("import resource, subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]], check=True); "
-            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
+    code = ("import resource, subprocess, sys; status = subprocess.run([sys.executable, *sys.argv[1:]]).returncode; "
+            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(status != 0)")
     short = ["--train-images", "640", "--validation", "200", "--epochs", "1"] if QUICK else []
     start = time.perf_counter()
-    with open("runs/output.txt", "w+") as output:  # for who wants to watch
-        subprocess.run([sys.executable, "-c", code, *command, *short], check=True, stdout=output)
+    with open(f"runs/output-{os.getpid()}.txt", "w+") as output:  # for who wants to watch
+        if subprocess.run([sys.executable, "-c", code, *command, *short], stdout=output).returncode:
+            raise train.UserError(f"{' '.join(command)} failed, see above and {output.name}")
         seconds = time.perf_counter() - start
         output.seek(0)
         *lines, memory = output.read().splitlines()
@@ -226,8 +227,10 @@ def recipe():
 
 def show_recipe(save):
     runs = results("recipe")
-    return {"recipe": table(["recipe", "validation accuracy, seeds 0 and 1 (%)"],
-                            [[key, " and ".join(f"{100 * v:.2f}" for v in over_seeds(runs, key))] for key in groups(runs)])}
+    return {"recipe": table(["learning rate", "batch size", "rotation up to (degrees)", "shift up to (pixels)",
+                             "validation accuracy: seed 0 (%)", "seed 1 (%)"],
+                            [[*re.match(r"lr (\S+) batch (\d+) Augment\(flip=0.0, rotation=(\d+)\S*, shift=(\d+)\)", key).groups(),
+                              *(f"{100 * v:.2f}" for v in over_seeds(runs, key))] for key in groups(runs)])}
 
 
 def seeds():
@@ -276,12 +279,14 @@ def show_sweep(save):
     figure, axis = new_figure()
     for name, rates in SWEEP.items():
         colour, look = LOOKS[name]
-        axis.semilogx(rates, [50 * sum(values) for values in pairs[name]], look, color=colour, label=name)
-    axis.set(xlabel="learning rate", ylabel="validation accuracy (%), mean of 2 seeds", ylim=(88, 99.5),
-             title="cut at 88 %: at the right ends at least one of the two seeds collapsed")
+        both = [(lr, 50 * sum(values)) for lr, values in zip(rates, pairs[name]) if min(values) > COLLAPSED]
+        axis.semilogx(*zip(*both), look, color=colour, label=name)
+        axis.plot(rates[rates.index(both[-1][0]) + 1], 84.3 + 0.25 * list(SWEEP).index(name), "x", color=colour)
+    axis.set(xlabel="learning rate", ylabel="validation accuracy (%), mean of 2 seeds", ylim=(84, 99.5),
+             title="crosses: the learning rate at which the first of the two seeds, or both, collapsed")
     figure.legend(loc="outside right center")
     save(figure, "sweep")
-    return {"sweep": table(["optimizer", *(f"{n}." for n in range(1, 7))],
+    return {"sweep": table(["optimizer", "lowest rate", "", "", "", "", "highest rate"],
                            [[name, *(f"{lr}: {cell(values)}" for lr, values in zip(rates, pairs[name]))] for name, rates in SWEEP.items()])}
 
 
@@ -321,10 +326,11 @@ def show_optimizers(save):
         right.plot([place + 0.15] * len(values), [100 * v for v in values], ".", color=colour, alpha=0.4)
         bars(right, [place - 0.1], [values], "o", colour)
     ticks = (1, 2, 5, 10, 20, 50)
-    left.set(xlabel="mini-batches of 128 images", ylabel="error on the first 5,000 test images (%)", yticks=ticks, yticklabels=ticks)
+    left.set(xlabel="mini-batches of 128 images", ylabel="error on the first 5,000 test images (%)", yticks=ticks, yticklabels=ticks,
+             title="mean of the seeds that learned")
     left.legend()
     right.set(xticks=range(len(COMPARED)), xticklabels=COMPARED, ylabel="test accuracy (%)",
-              title="dots: seeds; bars: 95 % interval of the mean")
+              title="dots: seeds; bars: 95 % interval of the mean;\nwithout momentum's one collapsed seed")
     save(figure, "optimizers")
 
     pairs = [(a, b) for i, a in enumerate(COMPARED) for b in COMPARED[i + 1:]]
@@ -332,7 +338,7 @@ def show_optimizers(save):
         ["optimizer", "learning rate", "collapsed", "test accuracy (%)", "mini-batches to 95 %", "to 98 %", "training (s)"],
         [[name, rates[name], f"{10 - len(learned(runs, name))} of 10", percent(learned(runs, name)),
           *(batches_to(learned(runs, name, "curve"), accuracy) for accuracy in (0.95, 0.98)),
-          seconds(swept, f"{name} {rates[name]}", 2.5)] for name in COMPARED]),  # 5 epochs; here the curves took time as well
+          seconds(swept, f"{name} {rates[name]}", 2.5 * 60 / 55)] for name in COMPARED]),  # here the curves took time as well
         "optimizer-differences": table(
             ["", "difference (points)", "pairs", "interval leaves out 0"],
             [[f"{a} - {b}", *difference(over_seeds(runs, a), over_seeds(runs, b))] for a, b in pairs])}
@@ -450,18 +456,20 @@ def show_lenet5_further(save):
 
 # ------------------------------------------------------------------ the bonus
 
-PLANS = {fashion_mnist.PLAN: 46_200, "64:0.50,80:0.09,96:0.10,112:0.09,128:0.08,160:0.06,192:0.04,224:0.04": 55_000,
-         "64:0.22,112:0.30,160:0.20,224:0.28": 39_450}  # training images, so that two epochs take about as long
+PLANS = {  # image sizes: training images, so that two epochs take about as long
+    "64:0.357,96:0.167,128:0.143,160:0.119,192:0.095,224:0.119": 46_200,
+    "64:0.50,80:0.09,96:0.10,112:0.09,128:0.08,160:0.06,192:0.04,224:0.04": 55_000,
+    "64:0.22,112:0.30,160:0.20,224:0.28": 39_450}
 
 
 def plans():
     """How the images grow to 224x224, at about equal time: `fashion_mnist.py`, 2 epochs, 5,000 validation images, one seed."""
-    return {plan: partial(validated, "--weights", "none", "--epochs", "2", "--image-size", plan, "--train-images", str(images))
+    return {plan: partial(validated, "--epochs", "2", "--image-size", plan, "--train-images", str(images))
             for plan, images in PLANS.items()}
 
 
 def validated(*options):
-    run = whole_run("fashion_mnist.py", *options, "--validation", "5000", "--save", "runs/plan.pth")
+    run = whole_run("fashion_mnist.py", "--weights", "none", *options, "--validation", "5000", "--save", "runs/validated.pth")
     return {"accuracy": run["test_accuracy"], "seconds": run["training_seconds"]}
 
 
@@ -471,11 +479,30 @@ def show_plans(save):
                             for plan, run in results("plans").items()])}
 
 
+LONGEST = "--epochs 15 --batch-size 64 --lr 0.1 --shift 2 --image-size 64:0.45,96:0.2,128:0.15,160:0.08,192:0.06,224:0.06"
+
+
+def longest():
+    """The training that fashion_mnist.pth is of: 15 epochs, 5,000 validation images."""
+    return {LONGEST: partial(validated, *LONGEST.split())}
+
+
+def show_longest(save):
+    [[options, run]] = results("longest").items()
+    return {"longest": table(
+        ["command", "validation accuracy (%)", "test accuracy (%)", "training (s)"],
+        [[f"`python fashion_mnist.py --validation 5000 {options}`", percent([run["accuracy"]]),
+          percent([results("shipped")["fashion_mnist.pth"]["accuracy"]]), f"{run['seconds']:,.0f}"]])}
+
+
+MORE_EPOCHS = "--epochs 6 --image-size 64:0.55,96:0.2,128:0.1,160:0.05,192:0.05,224:0.05"
+
+
 def bonus():
     """`python fashion_mnist.py` from random weights, start to end: test accuracy, seconds and MiB of the whole process."""
     return {" ".join(options) or "default":
             partial(whole_run, "fashion_mnist.py", "--weights", "none", *options, "--save", f"runs/bonus{''.join(options)}.pth")
-            for options in ((), ("--quick",), ("--image-size", "64"))}
+            for options in ((), ("--quick",), ("--image-size", "64"), tuple(MORE_EPOCHS.split()))}
 
 
 def show_bonus(save):
@@ -483,18 +510,19 @@ def show_bonus(save):
     curve = runs["default"]["reports"]
     figure, axis = new_figure()
     batches = [point[0] for point in curve]
-    sizes = fashion_mnist.sizes_of(fashion_mnist.parse_plan(fashion_mnist.PLAN), batches[-1])
-    for size in dict.fromkeys(sizes):
-        axis.axvline(sizes.index(size), color=GREY, linewidth=0.6)
-        axis.text(sizes.index(size) + 40, 0.02, f"{size}x{size}", color=GREY, transform=axis.get_xaxis_transform())
+    start = 0
+    for size, count in re.findall(r"(\d+) for (\d+) batches", "\n".join(runs["default"]["output"])):
+        axis.axvline(start, color=GREY, linewidth=0.6)
+        axis.text(start + 40, 0.02, size, color=GREY, transform=axis.get_xaxis_transform())
+        start += int(count)
     for which, label, colour, look in ((2, "training", BLUE, "o-"), (3, "test", ORANGE, "s--")):
         axis.plot(batches, [100 * point[which] for point in curve], look, color=colour, label=f"first 1,000 images of the {label} set")
-    axis.set(xlabel="mini-batches of 32 images, of the size written in", ylabel="accuracy (%), at the size of the moment")
-    axis.legend(loc="upper left")
+    axis.set(xlabel="mini-batches (32 images each, of the size written at the bottom)", ylabel="accuracy (%), at the size of the moment")
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 0.06))
     save(figure, "bonus")
     return {"bonus": table(
         ["command", "tested at", "test accuracy (%)", "whole process (s)", "peak memory (MiB)"],
-        [[f"`python fashion_mnist.py{'' if key == 'default' else ' ' + key}`", "224x224" if key == "default" else "64x64",
+        [[f"`python fashion_mnist.py{'' if key == 'default' else ' ' + key}`", "224x224" if key in ("default", MORE_EPOCHS) else "64x64",
           f"{100 * r['test_accuracy']:.2f}", f"{r['seconds']:,.0f}", f"{r['mib']:,}"] for key, r in runs.items()])}
 
 
@@ -512,8 +540,9 @@ def examine(path, model, dataset, transform):
     logits = train.predict(model.to(memory_format=torch.channels_last), testset, transform, autocast=autocast)
     confusion, by_class = fashion_mnist.class_accuracy(logits.argmax(1), testset)
     mistakes = fashion_mnist.confident_mistakes(logits.softmax(1), testset, 24)
-    return {"accuracy": confusion.diag().sum().item() / len(testset), "by_class": by_class.tolist(),
-            "confusion": confusion.tolist(), "mistakes": mistakes}
+    right = logits.argmax(1) == testset.labels
+    return {"accuracy": right.double().mean().item(), "first_1000": right[:1000].double().mean().item(),
+            "by_class": by_class.tolist(), "confusion": confusion.tolist(), "mistakes": mistakes}
 
 
 def show_shipped(save):
@@ -555,9 +584,10 @@ def show_augmentation(save):
     picture = axis.imshow(effects.numpy(), cmap="RdBu", vmin=-45, vmax=45, aspect="auto")
     for row, column in torch.cartesian_prod(torch.arange(len(others)), torch.arange(10)).tolist():
         value = effects[row, column].item()
-        axis.text(column, row, f"{value:+.0f}", ha="center", va="center", fontsize=8, color="white" if abs(value) > 30 else "black")
+        axis.text(column, row, f"{value:+.0f}" if abs(value) >= 0.5 else "0", ha="center", va="center", fontsize=8, color="white" if abs(value) > 30 else "black")
     axis.grid(False)
-    axis.set(xticks=range(10), yticks=range(len(others)), yticklabels=[key.replace(" rotation ", ", ") + "°" for key in others])
+    axis.set(xticks=range(10), yticks=range(len(others)), ylabel="flip with probability, rotation by up to",
+             yticklabels=[key.removeprefix("flip ").replace(" rotation ", ", ") + "°" for key in others])
     axis.set_xticklabels(load_fashion_mnist()[1].classes, rotation=30, ha="right")
     figure.colorbar(picture, label="test accuracy minus that\nwithout augmentation (points)")
     save(figure, "augmentation_classes")
@@ -565,6 +595,12 @@ def show_augmentation(save):
     return {"augmentation": table(
         ["rotation up to (degrees)", *(f"flip {flip}: {which} (%)" for flip in (0, 0.5) for which in ("train", "test"))],
         [[rotation, *(percent(sample[i]) for sample in accuracies.values())] for i, rotation in enumerate(ROTATIONS)]),
+        "augmentation-flips": table(
+            ["rotation up to (degrees)", "flip 0.5 - flip 0 (points)", "pairs", "interval leaves out 0"],
+            [*([rotation, *difference(flipped, plain)] for rotation, flipped, plain
+               in zip(ROTATIONS, accuracies[0.5, "accuracy"], accuracies[0, "accuracy"])),
+             ["mean of the six", *difference(*([sum(seed) / len(ROTATIONS) for seed in zip(*accuracies[flip, "accuracy"])]
+                                               for flip in (0.5, 0)))]]),
         "augmentation-differences": table(
             ["", "difference from no augmentation (points)", "pairs", "interval leaves out 0"],
             [[key.replace(" rotation", ", rotation"), *difference(over_seeds(runs, key), over_seeds(runs, plain))]
@@ -631,10 +667,11 @@ def show_image_sizes(save):
 
 
 PRINTED = {  # its name in report.md: what is printed by python ...
+    "dataset": "dataset.py",
     "model": "model.py",
     "train": "train.py --save runs/model.pth",
     "optimizer": "train.py --optimizer sgd --report-every 500 --save runs/sgd.pth",
-    "turned": "fashion_mnist.py --weights none --image-size 64 --epochs 1 --train-images 12800 --rotation 20 --save runs/turned.pth",
+    "turned": "fashion_mnist.py --weights none --image-size 64 --epochs 1 --train-images 12800 --flip 0.5 --rotation 20 --save runs/turned.pth",
     "tests": "-m pytest -q tests/test_model.py tests/test_tutorial.py",
     "fashion_evaluate": "fashion_mnist.py --evaluate fashion_mnist.pth",
     "evaluate": "train.py --evaluate model.pth",
@@ -663,8 +700,9 @@ def show_outputs(save):
     for name, printed in screens.items():
         lines = ["$ " + printed[0], *(line.rstrip() for line in printed[1:])]
         figure = Figure(figsize=(0.075 * max(map(len, lines)) + 0.3, 0.155 * len(lines) + 0.25), facecolor="#1e1e1e")
-        figure.text(0.1 / figure.get_figwidth(), 1 - 0.1 / figure.get_figheight(), "\n".join(lines),
-                    family="monospace", fontsize=8.5, color="#e8e8e8", va="top", linespacing=1.3, parse_math=False)
+        for number, line in enumerate(lines, 1):
+            figure.text(0.1 / figure.get_figwidth(), 1 - (0.05 + 0.155 * number) / figure.get_figheight(), line,
+                        family="monospace", fontsize=8.5, color="#e8e8e8", va="baseline", parse_math=False)
         save(figure, f"output_{name}")
         made[f"output-{name}"] = f"![what `{printed[0]}` prints](figures/output_{name}.png)\n\n" + "\n".join(["```", *lines, "```"])
     return made
@@ -798,7 +836,11 @@ def record(path, runs):
             done = json.load(file)
     for key, run in runs.items():
         if key not in done:
-            done[key] = {**run(), "machine": machine()}
+            try:
+                done[key] = {**run(), "machine": machine()}
+            except (KeyboardInterrupt, train.Terminated) as stop:
+                stop.args = (f"{len(done)} of {len(runs)} runs are recorded; the same command goes on from there",)
+                raise
             print(key, {k: v for k, v in done[key].items() if k not in ("curve", "machine", "output")}, flush=True)
             lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in done.items())
             train.write(f"{{\n{lines}\n}}\n".encode(), path)
@@ -808,7 +850,7 @@ STUDIES = {study.__name__: (study, shown) for study, shown in (
     (recipe, show_recipe), (sweep, show_sweep), (optimizers, show_optimizers), (schedules, show_schedules),
     (batch_sizes, show_batch_sizes), (seeds, show_seeds), (tutorial, show_tutorial), (lenet5_further, show_lenet5_further),
     (augmentation, show_augmentation), (augmentation_and_images, show_augmentation_and_images), (image_sizes, show_image_sizes),
-    (plans, show_plans), (bonus, show_bonus), (shipped, show_shipped), (outputs, show_outputs), (kills, show_kills))}
+    (plans, show_plans), (bonus, show_bonus), (longest, show_longest), (shipped, show_shipped), (outputs, show_outputs), (kills, show_kills))}
 
 
 def main():

@@ -13,7 +13,6 @@ What is special about ResNet18 and Fashion-MNIST is here; the engine is train.py
 """
 
 import argparse
-import contextlib
 import ctypes
 import itertools
 import math
@@ -60,7 +59,7 @@ def parse_arguments():
     parser = train.Parser(description="Train ResNet18 on Fashion-MNIST, and save the model.",
                           epilog="A validation split chooses settings; the test set measures the result once.")
     parser.add_argument("--quick", action="store_true",
-                        help="ten minutes on two CPU cores: short for --image-size 64 --epochs 2")
+                        help="8 minutes on two CPU cores: short for --image-size 64 --epochs 2")
     parser.add_argument("--image-size", type=parse_plan, metavar="PLAN",
                         help="height and width of the images, such as 64, or sizes in turn, each with its share of the "
                              f"mini-batches; the last is the size of the test (default: {PLAN})")
@@ -68,11 +67,11 @@ def parse_arguments():
                         help="to start from: imagenet, none (random), a FILE saved by this script, or auto: ImageNet's "
                              "where they are to be had, else random ones (default: auto)")
     optimizer = parser.add_argument_group("optimizer: SGD with Nesterov momentum, one cycle of the learning rate")
-    optimizer.add_argument("--lr", type=train.number(float, 0, open_low=True), default=0.05, metavar="RATE",
+    optimizer.add_argument("--lr", type=train.number(float, 0, 1_000_000, open_low=True), default=0.05, metavar="RATE",
                            help="highest learning rate (default: %(default)s)")
     optimizer.add_argument("--momentum", type=train.number(float, 0.01, 0.9999), default=0.9, metavar="M",
                            help="(default: %(default)s)")
-    optimizer.add_argument("--weight-decay", type=train.number(float, 0), default=5e-4, metavar="W",
+    optimizer.add_argument("--weight-decay", type=train.number(float, 0, 1_000_000), default=5e-4, metavar="W",
                            help="of the kernels; biases and batch normalisation have none (default: %(default)s)")
     optimizer.add_argument("--label-smoothing", type=train.number(float, 0, 0.99), default=0.1, metavar="E",
                            help="(default: %(default)s)")
@@ -203,7 +202,7 @@ def draw_confusion(confusion, classes, measured):
                 axis.text(column, row, confusion[row, column].item(), ha="center", va="center", fontsize=8,
                           color="white" if shares[row, column] > 0.5 else "black")
     axis.set(xticks=range(10), yticks=range(10), yticklabels=classes, xlabel="predicted class", ylabel="true class",
-             title=f"Images of the {measured} set")
+             title=f"Number of {measured} images")
     axis.set_xticklabels(classes, rotation=45, ha="right")
     return figure
 
@@ -227,20 +226,21 @@ def draw_mistakes(mistakes, dataset, measured):
     for axis, (i, predicted, sure) in zip(axes.flat, mistakes):
         image, label = dataset[i]
         axis.imshow(image[0].numpy(), cmap="gray_r")
-        axis.set_title(f"{dataset.classes[predicted]} {100 * sure:.0f} %\n(is {dataset.classes[label]})", fontsize=8)
+        axis.set_title(f"{dataset.classes[predicted]} {100 * sure:.1f} %\n(is {dataset.classes[label]})", fontsize=8)
     figure.suptitle(f"{measured.capitalize()} set, most confident mistakes: predicted class, its probability, (label)")
     return figure
 
 
-def show_accuracy(logits, dataset, what):
-    """Print the accuracy and that of each class; returns (accuracy, confusion matrix)."""
-    predicted = logits.argmax(1)
-    confusion, by_class = class_accuracy(predicted, dataset)
+def test(model, dataset, network_input, size, autocast, what):
+    """Print the accuracy, with `what` in front, and that of each class; returns (logits, accuracy, confusion matrix)."""
+    network_input.size = size  # a short training may have skipped it
+    logits = train.predict(model, dataset, network_input.test, autocast=autocast).cpu()
+    confusion, by_class = class_accuracy(logits.argmax(1), dataset)
     right = confusion.diag().sum().item()
-    print(f"{what} {100 * right / len(dataset):.2f} % ({right} of {len(dataset)} images)")
+    print(f"{what} accuracy at {size}x{size}: {100 * right / len(dataset):.2f} % ({right} of {len(dataset)} images)")
     for name, value in zip(dataset.classes, by_class.tolist()):
         print(f"  {name:<12} {100 * value:6.2f} %")
-    return right / len(dataset), confusion
+    return logits, right / len(dataset), confusion
 
 
 def main():
@@ -259,7 +259,6 @@ def main():
         train.from_first(lambda: train.check_can_save(args.save, resnet18()))
         with train.first_of_the_machine_first():
             model, source = (resnet18(), None) if args.resume else start_weights(args.weights, args.seed)
-        folder, source = train.from_first(lambda: run_folder(args, model, source))
     model = model.to(device, memory_format=torch.channels_last)
 
     measured = "validation" if args.validation else "test"
@@ -270,39 +269,38 @@ def main():
     trainset, testset = trainset.subset(slice(args.train_images)).to(device), testset.to(device)
     sizes = sizes_of(args.image_size, args.epochs * math.ceil(len(trainset) / args.batch_size))
     network_input = Input(Augment(args.flip, args.rotation, args.shift), sizes)
+    if args.evaluate:
+        test(model, testset, network_input, args.image_size[-1][0], autocast, f"{args.evaluate}: {measured}")
+        return
 
-    with contextlib.nullcontext() if args.evaluate else train.saying_what_is_saved(folder):
-        if not args.evaluate:
-            costs = [size ** 2 for size in sizes]
-            optimizer = make_optimizer(model, args.lr, args.momentum, args.weight_decay)
-            title = f"ResNet18 on Fashion-MNIST from {source}, seed {args.seed}"
-            print(f"{title}, {len(trainset)} training images, batch size {args.batch_size}, {args.epochs} epochs, {device}")
-            print("image sizes: " + ", ".join(f"{size} for {len(list(same))} batches" for size, same in itertools.groupby(sizes)))
-            print(f"accuracies on the way: at the size of the moment, on the first {REPORT_IMAGES} images of each set")
-            history = train.fit(model, trainset, testset, optimizer, make_schedule(optimizer, costs), args.epochs,
-                                batch_size=args.batch_size, seed=args.seed, train_transform=network_input.train,
-                                test_transform=network_input.test,
-                                loss_fn=nn.CrossEntropyLoss(label_smoothing=args.label_smoothing), autocast=autocast,
-                                report_every=args.report_every, report_images=REPORT_IMAGES, measured=measured,
-                                costs=costs, checkpoint=os.path.join(folder, "checkpoint.pt"))
-            if not train.is_first():
-                return
-            train.save(model.state_dict(), args.save)
-            print(f"\n{history['reports'][-1]['seconds']:.0f} s of training")
+    folder, source = train.from_first(lambda: run_folder(args, model, source))
+    costs = [size ** 2 for size in sizes]
+    optimizer = make_optimizer(model, args.lr, args.momentum, args.weight_decay)
+    title = f"ResNet18 on Fashion-MNIST from {source}, seed {args.seed}"
+    print(f"{title}, {len(trainset)} training images, batch size {args.batch_size}, {args.epochs} epochs, {device}")
+    print("image sizes: " + ", ".join(f"{size} for {len(list(same))} batches" for size, same in itertools.groupby(sizes)))
+    print(f"accuracies on the way: at the size of the moment, on the first {REPORT_IMAGES} images of each set")
+    with train.saying_what_is_saved(folder):
+        history = train.fit(model, trainset, testset, optimizer, make_schedule(optimizer, costs), args.epochs,
+                            batch_size=args.batch_size, seed=args.seed, train_transform=network_input.train,
+                            test_transform=network_input.test,
+                            loss_fn=nn.CrossEntropyLoss(label_smoothing=args.label_smoothing), autocast=autocast,
+                            report_every=args.report_every, report_images=REPORT_IMAGES, measured=measured,
+                            costs=costs, checkpoint=os.path.join(folder, "checkpoint.pt"))
+        if not train.is_first():
+            return
+        train.save(model.state_dict(), args.save)
+        print(f"\n{history['reports'][-1]['seconds']:.0f} s of training")
 
-        network_input.size = size = args.image_size[-1][0]  # a short training may have skipped it
-        logits = train.predict(model, testset, network_input.test, autocast=autocast).cpu()
+        logits, test_accuracy, confusion = test(model, testset, network_input, args.image_size[-1][0], autocast, measured)
         testset = testset.to("cpu")
-        name = f"{args.evaluate}: " if args.evaluate else ""
-        test_accuracy, confusion = show_accuracy(logits, testset, f"{name}{measured} accuracy at {size}x{size}:")
-        if not args.evaluate:
-            train.plot_history(history, os.path.join(folder, "curves.png"), title, measured)
-            draw_confusion(confusion, testset.classes, measured).savefig(os.path.join(folder, "confusion.png"))
-            mistakes = confident_mistakes(logits.softmax(1), testset)
-            draw_mistakes(mistakes, testset, measured).savefig(os.path.join(folder, "mistakes.png"))
-            train.finish(folder, {"settings": vars(args), "weights": source, "test_accuracy": test_accuracy,
-                                  "confusion": confusion.tolist(), **history})
-            print(f"{time.perf_counter() - started:.0f} s in all; model: {args.save}; pictures and history: {folder}")
+        train.plot_history(history, os.path.join(folder, "curves.png"), title, measured)
+        draw_confusion(confusion, testset.classes, measured).savefig(os.path.join(folder, "confusion.png"))
+        mistakes = confident_mistakes(logits.softmax(1), testset)
+        draw_mistakes(mistakes, testset, measured).savefig(os.path.join(folder, "mistakes.png"))
+        train.finish(folder, {"settings": vars(args), "weights": source, "test_accuracy": test_accuracy,
+                              "confusion": confusion.tolist(), **history})
+        print(f"{time.perf_counter() - started:.0f} s in all; model: {args.save}; pictures and history: {folder}")
 
 
 if __name__ == "__main__":

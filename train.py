@@ -1,4 +1,4 @@
-"""Train LeNet-5 or the assignment's CNN on MNIST, Fashion-MNIST or CIFAR10.
+r"""Train LeNet-5 or the assignment's CNN on MNIST, Fashion-MNIST or CIFAR10.
 
     python train.py                          # the assignment: the CNN on MNIST, saves model.pth
     python train.py --optimizer adam --epochs 3 --validation 5000
@@ -8,8 +8,8 @@
     python train.py --help
 
     # the tutorial: LeNet-5 on CIFAR10, as the hand-out trains it
-    python train.py --dataset cifar10 --model lenet5 --optimizer momentum --lr 0.001 \\
-        --batch-size 4 --epochs 2 --milestones none --rotation 0 --shift 0 \\
+    python train.py --dataset cifar10 --model lenet5 --optimizer momentum --lr 0.001 \
+        --batch-size 4 --epochs 2 --milestones none --rotation 0 --shift 0 \
         --precision float32 --report-every 500 --save lenet5.pth
 
 Prints a report line every 1,000 mini-batches and ends with a summary (test accuracy, train
@@ -144,9 +144,11 @@ def to_input(images, transform):
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def random_numbers(seed, step):
-    """A generator that depends on the seed and the mini-batch alone, so that any run can go on from any step."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**32)
+def random_numbers(seed, number):
+    """The generator `number` of a seed, so that any run can go on from any step: in `fit`, the first ones are for the
+    order of the images in each epoch, then there is one for the augmentation of each mini-batch.
+    """
+    return torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**32)
 
 
 def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64, seed=0,
@@ -455,7 +457,7 @@ def find_folder(runs, settings):
     Ends the process where that training is finished; raises UserError where there is none, naming what is
     different in the newest training of this script.
     """
-    refused = f"no training of {settings['script']} in {runs}"
+    refused = None
     paths = glob.glob(os.path.join(glob.escape(runs), "*", "settings.json"))
     for path in sorted(paths, reverse=True):  # their names begin with the time
         folder = os.path.dirname(path)
@@ -470,11 +472,12 @@ def find_folder(runs, settings):
         if before == settings and os.path.exists(os.path.join(folder, "checkpoint.pt")):
             print(f"going on with {folder}")
             return folder
-        if before.get("script") == settings["script"] and refused.startswith("no training"):
+        if before.get("script") == settings["script"] and refused is None:
             name = next((name for name in settings if before.get(name) != settings[name]), None)
             refused = (f"{folder} has {name.replace('_', '-')} {before.get(name)}, not {settings[name]}" if name
                        else f"{folder} was stopped before its first checkpoint: train anew")
-    raise UserError(f"--resume: {refused}")
+    nothing = f"no training of {settings['script']} in {runs}"
+    raise UserError(f"--resume: {refused or nothing}")
 
 
 @contextlib.contextmanager
@@ -493,10 +496,12 @@ def saying_what_is_saved(folder):
 
 
 def finish(folder, record):
-    """Write the record of a finished training; its checkpoint has served."""
+    """Write the record of a finished training; its checkpoint has served, and so has what a kill left half-written."""
     write_json(record, os.path.join(folder, "history.json"))
-    with contextlib.suppress(FileNotFoundError):  # the same training was resumed twice at once
-        os.remove(os.path.join(folder, "checkpoint.pt"))
+    for name in ("checkpoint.pt", "*.tmp"):
+        for path in glob.glob(os.path.join(glob.escape(folder), name)):
+            with contextlib.suppress(FileNotFoundError):  # the same training was resumed twice at once
+                os.remove(path)
 
 
 # ------------------------------------------------------------------ pictures
@@ -613,7 +618,8 @@ def common_arguments(parser, save, epochs, batch_size, report_every, flip=0.0, r
     machine.add_argument("--runs", default="runs", metavar="FOLDER",
                          help="where the checkpoint, pictures and the record of the run go (default: runs)")
     machine.add_argument("--resume", action="store_true",
-                         help="go on with the newest run, from its checkpoint (one is written every two minutes)")
+                         help="go on with the newest run of the same options, from its checkpoint (written at every report line and "
+                              "every two minutes)")
 
 
 def pick_device(name):
@@ -621,6 +627,9 @@ def pick_device(name):
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and TORCHRUN:
+        processes, devices = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if processes > devices:  # seen by all of them, so that the first one can say it
+            raise UserError(f"{processes} processes on a machine with {devices} CUDA devices: each needs one of its own, or --device cpu")
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     match = re.fullmatch(r"cpu|cuda(?::([0-9]+))?", name)
     if not match:
@@ -683,11 +692,12 @@ def script(main):
             status, message = 1, f"error: another process has ended ({str(error).splitlines()[0]})"
         else:
             raise
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it to all as soon as one process has ended,
+    # torchrun sends SIGTERM to all as soon as one process has ended: ignored, and the others wait for the first to say why
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if is_first():
         print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
     else:
-        time.sleep(3)  # so the first one is given the time to say why
+        time.sleep(3)
     sys.exit(status)
 
 
@@ -699,12 +709,12 @@ def parse_arguments():
                         help="the network; images are resized and made grey or colour to fit (default: cnn)")
     optimizer = parser.add_argument_group("optimizer")
     optimizer.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="(default: adam)")
-    optimizer.add_argument("--lr", type=number(float, 0, open_low=True), metavar="RATE",
+    optimizer.add_argument("--lr", type=number(float, 0, 1_000_000, open_low=True), metavar="RATE",
                            help="first learning rate (default: " +
                                 ", ".join(f"{name} {lr:g}" for name, (_, _, lr) in OPTIMIZERS.items()) + ")")
     optimizer.add_argument("--momentum", type=number(float, 0, 0.9999), metavar="M",
                            help="of the three kinds of SGD and of RMSprop (default: 0.9 for momentum and nesterov, else 0)")
-    optimizer.add_argument("--weight-decay", type=number(float, 0), metavar="W",
+    optimizer.add_argument("--weight-decay", type=number(float, 0, 1_000_000), metavar="W",
                            help="(default: PyTorch's, 0.01 for adamw and 0 for the others)")
     optimizer.add_argument("--milestones", type=milestones, metavar="EPOCHS",
                            help="epochs after which MultiStepLR lowers the learning rate, such as 6,8.5; the last is "

@@ -41,7 +41,7 @@ def study(monkeypatch, *arguments):
 def test_every_study_runs_on_a_small_scale_and_is_recorded(bundle, monkeypatch, capsys, name):
     study(monkeypatch, name, "--quick")
     runs = json.loads((bundle / "runs" / "quick" / f"{name}.json").read_text())
-    assert len(runs) == 2
+    assert len(runs) == (1 if name == "longest" else 2)
     for run in runs.values():
         assert "torch" in run["machine"]
         if name == "kills":

@@ -204,6 +204,7 @@ def test_killed_and_resumed_is_as_if_never_killed(tmp_path):
     (["--rotation", "200"], ["--rotation", "from 0 to 180"]),
     (["--save", "no/such/folder.pth"], ["no/such"]),
     (["--resume"], ["--resume", "runs"]),
+    (["--data", "text.pth"], ["text.pth"]),
 ])
 def test_a_mistake_is_one_line_and_status_2(tmp_path, assert_refused, arguments, words):
     (tmp_path / "text.pth").write_text("not a model")

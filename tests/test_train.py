@@ -298,9 +298,11 @@ def test_resume_goes_on_with_the_newest_run_of_the_same_settings(tmp_path):
     empty = tmp_path / "runs" / "9999-later"
     empty.mkdir()
     (empty / "settings.json").write_bytes((tmp_path / "runs" / folder / "settings.json").read_bytes())
+    (tmp_path / "runs" / folder / "checkpoint.pt.1.tmp").write_text("half a checkpoint")
 
     done = run(*common, "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert leftovers(tmp_path) == []
     assert f"going on with runs/{folder}" in done.stdout
     assert int(re.search(r"batch +(\d+)/", done.stdout)[1]) > 20
     again = run(*other, "--resume", cwd=tmp_path)
@@ -514,6 +516,7 @@ def test_validation_never_touches_the_test_set(tmp_path):
     (["--lr", "0"], ["--lr", "above 0"]),
     (["--lr", "fast"], ["--lr", "number", "fast"]),
     (["--lr", "nan"], ["--lr", "number"]),
+    (["--lr", "1e38"], ["--lr", "1000000"]),
     (["--momentum", "1.5"], ["--momentum", "from 0"]),
     (["--momentum", "0.9"], ["--momentum", "adam", "sgd"]),
     (["--optimizer", "nesterov", "--momentum", "0"], ["nesterov"]),
@@ -570,7 +573,7 @@ def test_out_of_memory_is_one_line_that_says_what_helps(capsys, monkeypatch, wor
 def test_a_mistake_as_a_user_makes_it(tmp_path):
     done = run("--lr", 0, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "train.py: error: argument --lr: must be a number above 0, not '0'\n"
+    assert done.stderr == "train.py: error: argument --lr: must be a number above 0 to 1000000, not '0'\n"
     assert os.listdir(tmp_path) == []
 
 
