@@ -584,7 +584,8 @@ def show_augmentation(save):
     picture = axis.imshow(effects.numpy(), cmap="RdBu", vmin=-45, vmax=45, aspect="auto")
     for row, column in torch.cartesian_prod(torch.arange(len(others)), torch.arange(10)).tolist():
         value = effects[row, column].item()
-        axis.text(column, row, f"{value:+.0f}" if abs(value) >= 0.5 else "0", ha="center", va="center", fontsize=8, color="white" if abs(value) > 30 else "black")
+        axis.text(column, row, f"{value:+.0f}" if abs(value) >= 0.5 else "0", ha="center", va="center", fontsize=8,
+                  color="white" if abs(value) > 30 else "black")
     axis.grid(False)
     axis.set(xticks=range(10), yticks=range(len(others)), ylabel="flip with probability, rotation by up to",
              yticklabels=[key.removeprefix("flip ").replace(" rotation ", ", ") + "°" for key in others])

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import experiments
-import train
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
