@@ -110,25 +110,36 @@ def train_resnet18(size, images, seed, epochs, augment=Augment(), batch_size=64)
             "seconds": round(history["reports"][-1]["seconds"], 2)}
 
 
+def measured(command, output):
+    """Run Python with these arguments, what it prints into a file; its wall-clock seconds and its peak memory in MiB."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *command], stdout=output)
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:  # who stops the study stops what it runs, which then saves where it is
+        process.terminate()
+        process.wait()
+        raise
+    process.returncode = os.waitstatus_to_exitcode(status)  # else it would be waited for again
+    if process.returncode:
+        raise train.UserError(f"{' '.join(command)} failed, see above and {output.name}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
 def whole_run(*command):
     """Run a script as a user does; what its record says, the wall-clock seconds, the peak memory in MiB, its output."""
     os.makedirs("runs", exist_ok=True)
-    code = ("import resource, subprocess, sys; status = subprocess.run([sys.executable, *sys.argv[1:]]).returncode; "
-            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(status != 0)")
     short = ["--train-images", "640", "--validation", "200", "--epochs", "1"] if QUICK else []
-    start = time.perf_counter()
     with open(f"runs/output-{os.getpid()}.txt", "w+") as output:  # for who wants to watch
-        if subprocess.run([sys.executable, "-c", code, *command, *short], stdout=output).returncode:
-            raise train.UserError(f"{' '.join(command)} failed, see above and {output.name}")
-        seconds = time.perf_counter() - start
+        seconds, mib = measured([*command, *short], output)
         output.seek(0)
-        *lines, memory = output.read().splitlines()
+        lines = output.read().splitlines()
     with open(re.search(r"history: (.+)$", "\n".join(lines), re.M)[1] + "/history.json") as file:
         record = json.load(file)
     last = record["reports"][-1]  # in the bonus its accuracies are those of a part of each set
     return {"test_accuracy": round(record.get("test_accuracy", last["test_accuracy"]), 5),
             "train_accuracy": round(last["train_accuracy"], 5), "training_seconds": round(last["seconds"], 1),
-            "seconds": round(seconds, 1), "mib": round(int(memory) / 1024), "output": lines,
+            "seconds": round(seconds, 1), "mib": round(mib), "output": lines,
             "reports": [[r["batch"], round(r["loss"], 4), r["train_accuracy"], r["test_accuracy"]] for r in record["reports"]]}
 
 
@@ -344,31 +355,47 @@ def show_optimizers(save):
             [[f"{a} - {b}", *difference(over_seeds(runs, a), over_seeds(runs, b))] for a, b in pairs])}
 
 
+SCHEDULES = {"adam": (0.0015, 0.005, 0.015), "sgd": (0.1, 0.3)}  # the last is the best of `sweep`
+
+
 def schedules():
-    """A constant learning rate instead of MultiStepLR, otherwise as in `optimizers`: Adam, ten seeds."""
-    lr = best_rates()["adam"]
-    return {f"adam constant seed {seed}": partial(training, "mnist", "cnn", seed, 5, "adam", lr, milestones=(), curve=50)
+    """A constant learning rate and MultiStepLR, otherwise as in `optimizers`, which has MultiStepLR at the last rates: ten seeds."""
+    return {f"{name} {lr} {schedule} seed {seed}":
+            partial(training, "mnist", "cnn", seed, 5, name, lr, milestones=milestones, curve=50 if lr == 0.015 else None)
+            for name, rates in SCHEDULES.items() for lr in rates
+            for schedule, milestones in (("constant", ()), ("falling", (0.6, 0.85))) if (schedule, lr) != ("falling", rates[-1])
             for seed in range(10)}
 
 
 def show_schedules(save):
-    falling, constant = (results("optimizers"), "adam"), (results("schedules"), "adam constant")
-    figure, axis = new_figure()
-    for runs, label, colour, look in ((falling, "Adam, MultiStepLR", BLUE, "-"), (constant, "Adam, constant", ORANGE, "--")):
-        errors = 100 * (1 - torch.tensor(learned(*runs, "curve"))[:, :, 1])
+    runs = results("schedules") | {f"{name} {SCHEDULES[name][-1]} falling {seed}": run for key, run in results("optimizers").items()
+                                   for name, seed in [key.split(" ", 1)] if name in SCHEDULES}
+    figure, (left, right) = new_figure(2)
+    for schedule, label, colour, look in (("falling", "MultiStepLR", BLUE, "-"), ("constant", "constant", ORANGE, "--")):
+        errors = 100 * (1 - torch.tensor(learned(runs, f"adam 0.015 {schedule}", "curve"))[:, :, 1])
         x = range(50, 50 * errors.shape[1] + 1, 50)
-        axis.semilogy(x, errors.mean(0).numpy(), look, color=colour, label=label)
-        axis.fill_between(x, errors.amin(0).numpy(), errors.amax(0).numpy(), color=colour, alpha=0.15, linewidth=0)
+        left.semilogy(x, errors.mean(0).numpy(), look, color=colour, label=f"Adam 0.015, {label}")
+        left.fill_between(x, errors.amin(0).numpy(), errors.amax(0).numpy(), color=colour, alpha=0.15, linewidth=0)
+        for name, marker in (("adam", "o"), ("sgd", "s")):
+            bars(right, SCHEDULES[name], [learned(runs, f"{name} {lr} {schedule}") for lr in SCHEDULES[name]], marker + look, colour,
+                 f"{name}, {label}")
     ticks = (0.5, 1, 2, 5, 10, 20)
-    axis.set(xlabel="mini-batches of 128 images", ylabel="error on the first 5,000 test images (%)", ylim=(0.5, 20),
-             yticks=ticks, yticklabels=ticks, title="line: mean of the seeds that learned; band: all of them")
-    axis.legend()
+    left.set(xlabel="mini-batches of 128 images", ylabel="error on the first 5,000 test images (%)", ylim=(0.5, 20),
+             yticks=ticks, yticklabels=ticks, title="line: mean of 10 seeds; band: all of them")
+    rates = sum(SCHEDULES.values(), ())
+    right.set(xscale="log", xticks=rates, xticklabels=rates, ylim=(97.6, 99.4), xlabel="(first) learning rate",
+              ylabel="test accuracy (%)", title="mean and 95 % interval of 10 seeds")
+    right.minorticks_off()
+    left.legend()
+    right.legend(loc="lower left", ncols=2)
     save(figure, "schedules")
     return {"schedules": table(
-        ["optimizer", "MultiStepLR (%)", "constant (%)", "collapsed", "difference (points)", "pairs", "interval leaves out 0"],
-        [["adam", percent(learned(*falling)), percent(learned(*constant)),
+        ["optimizer", "learning rate", "MultiStepLR (%)", "constant (%)", "collapsed", "difference (points)", "pairs", "interval leaves out 0"],
+        [[name, lr, percent(learned(*falling)), percent(learned(*constant)),
           f"{10 - len(learned(*falling))} and {10 - len(learned(*constant))} of 10",
-          *difference(over_seeds(*falling), over_seeds(*constant))]])}
+          *difference(over_seeds(*falling), over_seeds(*constant))]
+         for name, rates in SCHEDULES.items() for lr in rates
+         for falling, constant in [[(runs, f"{name} {lr} {schedule}") for schedule in ("falling", "constant")]]])}
 
 
 BATCH_SIZES = (16, 32, 64, 128, 256, 512)
@@ -442,7 +469,8 @@ def lenet5_further():
                                            augment=augment, scale=centred)
             for name, epochs, augment, count in (("10 epochs", 10, Augment(), 3), ("10 epochs, flips and shifts", 10, flips, 3),
                                                  ("30 epochs, flips and shifts", 30, flips, 3),
-                                                 ("100 epochs, flips and shifts", 100, flips, 1))
+                                                 ("100 epochs, flips and shifts", 100, flips, 3),
+                                                 ("300 epochs, flips and shifts", 300, flips, 1))
             for seed in range(count)}
 
 
@@ -554,7 +582,7 @@ def show_shipped(save):
                              [["test accuracy (%)", *(f"{100 * v:.1f}" for v in models["fashion_mnist.pth"]["by_class"])]])}
 
 
-ROTATIONS = (0, 10, 20, 45, 90, 180)
+ROTATIONS = (0, 5, 10, 20, 45, 90, 180)
 GRID = {f"flip {flip} rotation {rotation}": (flip, rotation) for flip in (0, 0.5) for rotation in ROTATIONS}
 
 
@@ -600,7 +628,7 @@ def show_augmentation(save):
             ["rotation up to (degrees)", "flip 0.5 - flip 0 (points)", "pairs", "interval leaves out 0"],
             [*([rotation, *difference(flipped, plain)] for rotation, flipped, plain
                in zip(ROTATIONS, accuracies[0.5, "accuracy"], accuracies[0, "accuracy"])),
-             ["mean of the six", *difference(*([sum(seed) / len(ROTATIONS) for seed in zip(*accuracies[flip, "accuracy"])]
+             ["mean of these", *difference(*([sum(seed) / len(ROTATIONS) for seed in zip(*accuracies[flip, "accuracy"])]
                                                for flip in (0.5, 0)))]]),
         "augmentation-differences": table(
             ["", "difference from no augmentation (points)", "pairs", "interval leaves out 0"],
@@ -640,7 +668,7 @@ def show_augmentation_and_images(save):
 def image_sizes():
     """ResNet18 at 32x32, 64x64, 112x112 and 224x224 on 2,000 images, 6 epochs: three seeds, fewer of the large ones."""
     return {f"{size}x{size} seed {seed}": partial(train_resnet18, size, 2000, seed, 6)
-            for size, count in ((32, 3), (64, 3), (112, 1), (224, 1)) for seed in range(count)}
+            for size, count in ((32, 3), (64, 3), (112, 3), (224, 1)) for seed in range(count)}
 
 
 def show_image_sizes(save):
@@ -714,10 +742,11 @@ def show_outputs(save):
 
 def kills():
     """Trainings that are killed at random moments and resumed: how many end as if they had never been killed."""
-    return {script: partial(killed_trainings, 2 if QUICK else count, script, *options.split()) for script, count, options in (
-        ("train.py", 50, "--train-images 12800 --validation 500 --epochs 2 --report-every 10"),
-        ("fashion_mnist.py", 20, "--weights none --image-size 40 --train-images 1280 --batch-size 64 --validation 200 "
-                                 "--epochs 2 --report-every 4"))}
+    return {script: partial(killed_trainings, 2 if QUICK else count, script, "--train-images", str(images // 4 if QUICK else images),
+                            "--epochs", "2", *options.split())
+            for script, count, images, options in (
+                ("train.py", 50, 12_800, "--validation 500 --report-every 10"),
+                ("fashion_mnist.py", 20, 1280, "--weights none --image-size 40 --batch-size 64 --validation 200 --report-every 4"))}
 
 
 def killed_trainings(count, *command):
@@ -735,12 +764,13 @@ def killed_trainings(count, *command):
         begun, duration = killable_training(command, whole)
         result = {"kills": 0, "while_writing": 0, "trainings": 0, "as_never_killed": 0}
         while result["kills"] < count:
-            folder = os.path.join(root, f"training{result['trainings']}")
+            folder, unfinished = os.path.join(root, f"training{result['trainings']}"), 0
             while not killable_training(command, folder,
                                         moment=begun + chance.random() * (duration - begun) if result["kills"] < count else None,
                                         writing=result["kills"] % 2 == 1):
                 result["kills"] += 1
-                result["while_writing"] += bool(glob.glob(f"{folder}/**/*.tmp", recursive=True))
+                earlier, unfinished = unfinished, len(written(folder, "*.tmp"))
+                result["while_writing"] += unfinished > earlier
             result["trainings"] += 1
             result["as_never_killed"] += outcome(folder) == outcome(whole)
     return result
@@ -748,19 +778,19 @@ def killed_trainings(count, *command):
 
 def killable_training(command, folder, moment=None, writing=False):
     """Train in `folder`, going on where there is a checkpoint, and kill `moment` seconds after the start, with `writing`
-    as soon after that as an unfinished file lies in the run's folder; without a moment never.
+    as soon after that as another unfinished file lies in the run's folder; without a moment never.
 
     Returns False where it was killed, else (seconds to the first checkpoint, seconds in all).
     """
     os.makedirs(folder, exist_ok=True)
     resume = ["--resume"] if written(folder, "checkpoint.pt") or written(folder, "history.json") else []
-    start, first = time.perf_counter(), None
+    start, first, unfinished = time.perf_counter(), None, len(written(folder, "*.tmp"))
     process = subprocess.Popen([*command, *resume], cwd=folder, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         now = time.perf_counter() - start
         if first is None and written(folder, "checkpoint.pt"):
             first = now
-        if moment and now > moment and (not writing or written(folder, "*.tmp")):
+        if moment and now > moment and (not writing or len(written(folder, "*.tmp")) > unfinished):
             process.kill()
         time.sleep(0.0002)
     if process.returncode not in (0, -9):
@@ -824,7 +854,8 @@ def machine():
             processor = re.search(r"model name\s*: (.*)", file.read())[1]
     except (OSError, TypeError):
         processor = platform.processor()
-    return (f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} used, Python {platform.python_version()}, "
+    precision = "bfloat16" if train.has_bfloat16(torch.device("cpu")) else "float32"
+    return (f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} used, {precision}, Python {platform.python_version()}, "
             f"torch {torch.__version__}, torchvision {torchvision.__version__}")
 
 

@@ -1,6 +1,6 @@
 """The bonus: train ResNet18 on Fashion-MNIST, test it at 224x224, save fashion_mnist.pth.
 
-    python fashion_mnist.py                       # 33 minutes on two CPU cores
+    python fashion_mnist.py                       # 33 minutes on two CPU cores with AMX
     python fashion_mnist.py --quick               # two epochs at 64x64, 8 minutes there
     python fashion_mnist.py --image-size 64       # train and test at 64x64
     python fashion_mnist.py --evaluate fashion_mnist.pth
@@ -169,8 +169,9 @@ def keep_freed_memory():
     """Have glibc keep freed memory for the next mini-batch instead of giving it back page by page.
 
     Activations are tens of megabytes each, and faulting their pages in anew costs time: keeping them
-    makes training steps 1.12 times as fast at 224x224 and 1.05 times at 64x64, on two CPU cores
-    (results/benchmark.json, by tests/benchmark.py). Elsewhere than on glibc: no effect.
+    makes training steps 1.12 times as fast at 224x224 and 1.05 times at 64x64 on two CPU cores in
+    bfloat16, and 1.51 and 1.05 times in float32 (results/benchmark.json and benchmark_float32.json,
+    by tests/benchmark.py). Elsewhere than on glibc: no effect.
     """
     M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
     try:

@@ -424,11 +424,13 @@ def load_weights(model, path):
 
 def load_checkpoint(path):
     """The state that `fit` saved; raises UserError for any other file."""
-    state = read(path, "checkpoint: train anew, without --resume")
-    keys = {"model", "optimizer", "scheduler", "losses", "reports", "step", "seconds"}
-    if not isinstance(state, dict) or state.keys() != keys:
-        raise UserError(f"{path}: not a checkpoint of this script: train anew, without --resume")
-    return state
+    try:
+        state = read(path, "checkpoint")
+        if not isinstance(state, dict) or state.keys() != {"model", "optimizer", "scheduler", "losses", "reports", "step", "seconds"}:
+            raise UserError(f"{path}: not a checkpoint of this script")
+        return state
+    except UserError as error:
+        raise UserError(f"{error}; train anew, without --resume") from None
 
 
 def run_folder(args, model):
@@ -486,6 +488,8 @@ def saying_what_is_saved(folder):
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stop:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one would only cut the message short
+            signal.signal(number, signal.SIG_IGN)
         path = os.path.join(folder, "checkpoint.pt")
         if os.path.exists(path):
             stop.args = (f"{folder} has the training up to mini-batch {load_checkpoint(path)['step']}: "
@@ -611,7 +615,7 @@ def common_arguments(parser, save, epochs, batch_size, report_every, flip=0.0, r
     machine.add_argument("--device", default="auto", metavar="NAME",
                          help="auto, cpu, cuda or cuda:N (default: auto, CUDA where there is one)")
     machine.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
-                         help="of forward passes (default: auto, bfloat16 where the processor has it)")
+                         help="of forward passes (default: auto, bfloat16 where the processor gains by it)")
     machine.add_argument("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one a core)")
     machine.add_argument("--data", default="data", metavar="FOLDER", help="where the datasets are (default: data)")
     machine.add_argument("--save", default=save, metavar="FILE", help="where the model goes (default: %(default)s)")
@@ -631,6 +635,8 @@ def pick_device(name):
         if processes > devices:  # seen by all of them, so that the first one can say it
             raise UserError(f"{processes} processes on a machine with {devices} CUDA devices: each needs one of its own, or --device cpu")
         name = f"cuda:{os.environ['LOCAL_RANK']}"
+    elif name.startswith("cuda:") and TORCHRUN:
+        raise UserError(f"--device {name} would be the same for every process: with torchrun say cuda, and each gets its own")
     match = re.fullmatch(r"cpu|cuda(?::([0-9]+))?", name)
     if not match:
         raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
@@ -645,11 +651,15 @@ def pick_autocast(precision, device):
 
 
 def has_bfloat16(device):
-    """Whether the processor multiplies bfloat16 numbers itself, so that autocast gains time."""
+    """Whether the processor multiplies bfloat16 numbers itself, so that autocast gains time.
+
+    Of the processors without AMX but with AVX512-BF16, AMD's gain. Intel's that also have AVX512-FP16 are made for
+    AMX; where a virtual machine hides that from them, float32 trains ResNet18 faster (results/benchmark_float32.json).
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
-    return capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    can = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
+    return can.get("amx_bf16", False) or can.get("avx512_bf16", False) and not can.get("avx512_fp16", False)
 
 
 def hold_out(trainset, count):

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -31,7 +30,7 @@ from torchvision import transforms
 import fashion_mnist
 import train
 from dataset import Augment, load_cifar10, load_fashion_mnist, load_mnist
-from experiments import PLANS, machine, whole_run
+from experiments import PLANS, machine, measured, whole_run
 from model import cnn, resnet18
 
 BATCH, STEPS = 64, 300  # batch size, and training steps a round
@@ -134,7 +133,7 @@ def mnist_evaluation(count):
 fashion = cache(load_fashion_mnist)
 
 
-def resnet_ours(size, steps, keep, augment):
+def resnet_ours(size, steps, keep, augment, autocast):
     """Training steps a second of fashion_mnist.py, batch size 64."""
     if keep:
         fashion_mnist.keep_freed_memory()
@@ -146,7 +145,7 @@ def resnet_ours(size, steps, keep, augment):
         train.fit(model, trainset.subset(slice(BATCH * count)), testset.subset(slice(1)), optimizer,
                   fashion_mnist.make_schedule(optimizer, sizes), 1, batch_size=BATCH,
                   train_transform=fashion_mnist.Input(augment, sizes).train, loss_fn=nn.CrossEntropyLoss(label_smoothing=0.1),
-                  autocast=train.has_bfloat16(torch.device("cpu")), report_images=1, progress=False)
+                  autocast=autocast, report_images=1, progress=False)
 
     fit(1)
     return steps / seconds(lambda: fit(steps))
@@ -172,10 +171,13 @@ def resnet_course(size, steps):
 
 
 def resnet_training(size, steps, count):
-    contestants = {"ours": (resnet_ours, size, steps, True, Augment(flip=0.5)),
-                   "ours, augmentation off": (resnet_ours, size, steps, True, Augment()),
-                   "ours, flip and rotation": (resnet_ours, size, steps, True, Augment(flip=0.5, rotation=10)),
-                   "ours, freed memory not kept": (resnet_ours, size, steps, False, Augment(flip=0.5)),
+    autocast = train.has_bfloat16(torch.device("cpu"))
+    other = "ours, " + ("float32" if autocast else "bfloat16")
+    contestants = {"ours": (resnet_ours, size, steps, True, Augment(flip=0.5), autocast),
+                   "ours, augmentation off": (resnet_ours, size, steps, True, Augment(), autocast),
+                   "ours, flip and rotation": (resnet_ours, size, steps, True, Augment(flip=0.5, rotation=10), autocast),
+                   "ours, freed memory not kept": (resnet_ours, size, steps, False, Augment(flip=0.5), autocast),
+                   other: (resnet_ours, size, steps, True, Augment(flip=0.5), not autocast),
                    "course": (resnet_course, size, steps)}
     pools = {name: ProcessPoolExecutor(1, mp_context=get_context("spawn")) for name in contestants}
     result = rounds({name: lambda name=name: pools[name].submit(*contestants[name]).result() for name in contestants}, count)
@@ -188,7 +190,7 @@ def time_to_90(_):
     """Seconds to a validation accuracy of 90 % at 224x224, from random weights, on 5,000 held-out images.
 
     Ours is the whole process of the training that came out best in results/plans.json. The course's loop would take hours:
-    what it does with each mini-batch is done here in bfloat16, until the accuracy is there, looked at every 6,400
+    what it does with each mini-batch is done here by our engine, until the accuracy is there, looked at every 6,400
     images; its time is that number of images over the images a second that its own loop makes here, without the looking.
     """
     plan, train_images = next(iter(PLANS.items()))
@@ -226,9 +228,8 @@ def loading(count):
 
 def memory(*command):
     """Peak memory of a Python process in MiB."""
-    code = ("import resource, subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]], check=True, "
-            "stdout=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)")
-    return float(subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True, text=True).stdout)
+    with open(os.devnull, "w") as nowhere:
+        return measured(command, nowhere)[1]
 
 
 def resnet_memory(_):
@@ -255,19 +256,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=train.number(int, 1), default=7, help="rounds in turn (default: 7)")
     parser.add_argument("--only", default="", help="run the studies whose name contains this")
+    parser.add_argument("--results", default="results/benchmark.json", metavar="FILE",
+                        help="what is measured goes there, in the place of the same studies' last results (default: %(default)s)")
     args = parser.parse_args()
     if not any(args.only in name for name in STUDIES):
         parser.error(f"--only {args.only}: name a part of one of {', '.join(STUDIES)}")
     os.chdir(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    os.makedirs("results", exist_ok=True)
     os.makedirs("runs", exist_ok=True)
-    path = "results/benchmark.json"
-    results = json.load(open(path)) if os.path.exists(path) else {}
+    results = json.load(open(args.results)) if os.path.exists(args.results) else {}
     for name, study in STUDIES.items():
         if args.only in name:
             results[name] = {**study(args.rounds), "machine": machine()}
             print(name, json.dumps(results[name], indent=2), flush=True)
-            train.write((json.dumps(results, indent=2) + "\n").encode(), path)
+            train.write((json.dumps(results, indent=2) + "\n").encode(), args.results)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+import benchmark
 import experiments
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -92,6 +93,25 @@ def test_the_optimizers_start_alike_and_differ(bundle, monkeypatch):
     assert first["sgd"] == first["adam"]
 
 
+# ------------------------------------------------------------------ the benchmark
+
+
+def test_the_benchmark_compares_in_turns():
+    taken = {"ours": iter([1, 2, 4, 2]), "course": iter([1, 1, 1, 1])}  # a warm-up and three rounds, items a second
+    result = benchmark.rounds({name: lambda name=name: next(taken[name]) for name in taken}, 3)
+    assert result == {"rounds": 3, "per_second": {"ours": 2, "course": 1}, "ours_over": {"course": 2}}
+
+
+@pytest.mark.parametrize("only, figures", [("loading", ["mnist", "cifar10"]), ("mnist training", ["rounds", "per_second", "ours_over"])])
+def test_the_benchmark_runs(monkeypatch, tmp_path, only, figures):
+    path = tmp_path / "benchmark.json"
+    monkeypatch.setattr(benchmark, "STEPS", 3)
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--only", only, "--rounds", "1", "--results", str(path)])
+    benchmark.main()
+    [measured] = json.loads(path.read_text()).values()
+    assert list(measured) == [*figures, "machine"]
+
+
 # ------------------------------------------------------------------ the report
 
 
@@ -124,6 +144,14 @@ def test_every_file_that_the_report_names_exists():
         assert os.path.exists(path), path
     drawn = {path for path in named if path.startswith("figures/")}
     assert drawn == {f"figures/{name}" for name in os.listdir("figures")} - {"figures/predictions.png"}  # all are shown
+
+
+def test_figures_are_numbered():
+    text = open("report.md", encoding="utf-8").read()
+    shown = re.findall(r"^!\[Figure (\d+)\]\(figures/(?!output_)\w+\.png\)\n\n\*Figure (\d+)\. ", text, re.M)
+    assert len(shown) > 10 and shown == [(str(n), str(n)) for n in range(1, len(shown) + 1)]
+    assert len(shown) == len(re.findall(r"\]\(figures/(?!output_)", text))
+    assert {int(n) for n in re.findall(r"\(Figure (\d+)", text)} <= set(range(1, len(shown) + 1))
 
 
 def test_figures_are_small():

@@ -27,9 +27,10 @@ def test_model_pth_has_the_accuracy_that_the_readme_states():
 
 def test_the_seeds_of_the_readme():
     runs = json.load(open("results/seeds.json")).values()
-    accuracies = [100 * run["test_accuracy"] for run in runs]
+    accuracies, seconds = [100 * run["test_accuracy"] for run in runs], [run["seconds"] for run in runs]
     assert len(accuracies) == 5
     assert f"{sum(accuracies) / 5:.2f} % (from {min(accuracies):.2f} to {max(accuracies):.2f})" in README
+    assert f"{min(seconds)} to {max(seconds)} s |" in README
 
 
 def test_the_bonus_of_the_readme():
@@ -37,7 +38,7 @@ def test_the_bonus_of_the_readme():
     with the accuracy that the README states; without bfloat16 it may differ by five images.
     """
     for run in json.load(open("results/bonus.json")).values():
-        assert f"{100 * run['test_accuracy']:.2f} %" in README
+        assert f"{100 * run['test_accuracy']:.2f} % in {run['seconds'] / 60:.0f} minutes, {run['mib'] / 1024:.1f} GiB" in README
     recorded = json.load(open("results/shipped.json"))["fashion_mnist.pth"]
     assert f"{100 * recorded['accuracy']:.2f} % | `python fashion_mnist.py --evaluate fashion_mnist.pth`" in README
     model = resnet18().to(memory_format=torch.channels_last)
@@ -63,8 +64,12 @@ def test_the_benchmark_of_the_readme():
     mnist, evaluation, large, small = (over[name] for name in (
         "mnist training, steps", "mnist evaluation, images", "resnet18 training at 224, steps", "resnet18 training at 64, steps"))
     loading = benchmark["loading, seconds"]
+    float32 = json.load(open("results/benchmark_float32.json"))
+    large32, small32 = (float32[f"resnet18 training at {size}, steps"]["ours_over"] for size in (224, 64))
+    assert f"float32 is {large32['ours, bfloat16']:.1f}\nand {small32['ours, bfloat16']:.1f} times as fast" in README
     for figure in (f"{mnist['course']:.2f} times", f"{mnist['ceiling']:.2f} times", f"{evaluation['course']:.1f} times",
                    f"{large['course']:.1f} and {small['course']:.1f} times",
+                   f"{large32['course']:.1f} and {small32['course']:.1f} times",
                    f"{loading['mnist']:.2f} s, {loading['cifar10']:.2f} s", f"{benchmark['mnist memory']['above_mib']} MiB"):
         assert f"| {figure} |" in README
 

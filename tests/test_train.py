@@ -211,6 +211,17 @@ def test_divergence_is_named_and_stops_the_training(small):
         fit([data.subset(slice(8)) for data in small], optimizer="sgd", lr=1e60)
 
 
+@pytest.mark.parametrize("can, pays", [
+    ({"amx_bf16": True, "avx512_bf16": True, "avx512_fp16": True}, True),  # an Intel Xeon with AMX
+    ({"avx512_bf16": True, "avx512_fp16": True}, False),  # the same in a virtual machine that hides AMX
+    ({"avx512_bf16": True, "avx512_fp16": False}, True),  # AMD's Zen 4
+    ({}, False),
+])
+def test_where_bfloat16_pays(monkeypatch, can, pays):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can, raising=False)
+    assert train.has_bfloat16(torch.device("cpu")) == pays
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_on_cuda(mnist):
     device = torch.device("cuda")
@@ -329,6 +340,17 @@ def test_stopped_by_a_signal(tmp_path, number, status, name):
     assert done.returncode == 0 and (tmp_path / "model.pth").exists()
 
 
+def test_stopped_twice(tmp_path):
+    """An impatient second Ctrl-C, or SIGTERM after it, still ends in one line that says what is saved."""
+    process = start(tmp_path, "train.py", *SHORT)
+    read_until("batch     20/", process)
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+        process.send_signal(number)
+        time.sleep(0.02)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, 143) and len(err.splitlines()) == 1 and "has the training up to mini-batch" in err
+
+
 def test_stopped_before_the_first_checkpoint(tmp_path):
     process = start(tmp_path, "train.py", *SHORT, "--epochs", 100, "--report-every", 100_000)
     read_until("cnn on mnist", process)
@@ -369,14 +391,15 @@ def test_a_damaged_record_of_a_run_is_passed_over(tmp_path, assert_refused, dama
     assert_refused(["no training of train.py in runs"], train, "--data", DATA, "--resume")
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
+def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
     kill_at("batch     20/", tmp_path, "train.py", *SHORT)
     [path] = tmp_path.glob("runs/*/checkpoint.pt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, SHORT), "--resume"])
     for damaged in (b"", path.read_bytes()[:5000], saved({"step": 3})):
         path.write_bytes(damaged)
-        done = run(*SHORT, "--resume", cwd=tmp_path)
-        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-        assert f"{path.name}: not a checkpoint" in done.stderr and "train anew" in done.stderr
+        with pytest.raises(train.UserError, match=f"{path.name}: not a checkpoint.*train anew, without --resume$"):
+            train.main()
 
 
 def test_no_room_is_said_before_the_training(tmp_path, monkeypatch, assert_refused):
@@ -411,6 +434,12 @@ TWO = [*SHORT, "--train-images", 6465, "--optimizer", "momentum", "--lr", 0.01, 
 def record(folder):
     [path] = folder.glob("runs/*/history.json")
     return json.loads(path.read_text())
+
+
+def test_one_gpu_for_every_process_is_refused(monkeypatch):
+    monkeypatch.setattr(train, "TORCHRUN", True)
+    with pytest.raises(train.UserError, match="--device cuda:0 .* with torchrun say cuda"):
+        train.pick_device("cuda:0")
 
 
 def test_two_processes_train_as_one(tmp_path):
