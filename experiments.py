@@ -39,7 +39,7 @@ import train
 from dataset import Augment, load_fashion_mnist, load_mnist, preprocess_for
 from model import MODELS, cnn, layer_table, resnet18
 
-QUICK = False                           # --quick: 200 images of each set (640 and 200 by a script), one epoch; two kills
+QUICK = False                           # --quick: 200 images of each set (192 and 100 by a script), one epoch; two kills
 RECIPE = Augment(rotation=10, shift=1)  # how train.py augments MNIST
 
 
@@ -129,7 +129,7 @@ def measured(command, output):
 def whole_run(*command):
     """Run a script as a user does; what its record says, the wall-clock seconds, the peak memory in MiB, its output."""
     os.makedirs("runs", exist_ok=True)
-    short = ["--train-images", "640", "--validation", "200", "--epochs", "1"] if QUICK else []
+    short = ["--train-images", "192", "--validation", "100", "--epochs", "1"] if QUICK else []
     with open(f"runs/output-{os.getpid()}.txt", "w+") as output:  # for who wants to watch
         seconds, mib = measured([*command, *short], output)
         output.seek(0)
@@ -477,7 +477,7 @@ def lenet5_further():
 def show_lenet5_further(save):
     runs = results("lenet5_further")
     return {"lenet5": table(
-        ["training", "runs", "train accuracy (%)", "test accuracy (%)", "seed 0 (s)"],
+        ["training", "runs", "train accuracy (%)", "test accuracy (%)", "training of seed 0 (s)"],
         [[key, len(over_seeds(runs, key)), percent(over_seeds(runs, key, "train_accuracy")), percent(over_seeds(runs, key)),
           f"{runs[f'{key} seed 0']['seconds']:,.0f}"] for key in groups(runs)]),
         "lenet5-differences": table(
@@ -690,7 +690,7 @@ def show_image_sizes(save):
     axis.minorticks_off()
     save(figure, "image_sizes")
     return {"image_sizes": table(
-        ["image size", "runs", "test accuracy (%)", "train accuracy (%)", "seed 0 (s)"],
+        ["image size", "runs", "test accuracy (%)", "train accuracy (%)", "training of seed 0 (s)"],
         [[key, len(over_seeds(runs, key)), percent(over_seeds(runs, key)), percent(over_seeds(runs, key, "train_accuracy")),
           f"{runs[f'{key} seed 0']['seconds']:.0f}"] for key in groups(runs)])}
 
