@@ -368,8 +368,8 @@ def schedules():
 
 
 def show_schedules(save):
-    runs = results("schedules") | {f"{name} {SCHEDULES[name][-1]} falling {seed}": run for key, run in results("optimizers").items()
-                                   for name, seed in [key.split(" ", 1)] if name in SCHEDULES}
+    runs, best = results("schedules"), results("optimizers")
+    runs |= {f"{name} {rates[-1]} falling seed {seed}": best[f"{name} seed {seed}"] for name, rates in SCHEDULES.items() for seed in range(10)}
     figure, (left, right) = new_figure(2)
     for schedule, label, colour, look in (("falling", "MultiStepLR", BLUE, "-"), ("constant", "constant", ORANGE, "--")):
         errors = 100 * (1 - torch.tensor(learned(runs, f"adam 0.015 {schedule}", "curve"))[:, :, 1])
