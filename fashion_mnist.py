@@ -19,6 +19,7 @@ import math
 import os
 import socket
 import time
+from functools import partial
 
 import torch
 from matplotlib.figure import Figure
@@ -37,6 +38,7 @@ REPORT_IMAGES = 1000        # a whole set at 224x224 takes minutes on a CPU
 # a twelfth of the pixels, and then these grow in steps, for a network that has been trained at one size is of
 # little use at another. Chosen among those of results/plans.json.
 PLAN = "64:0.357,96:0.167,128:0.143,160:0.119,192:0.095,224:0.119"
+EPOCHS = 4
 
 
 def parse_plan(text):
@@ -59,7 +61,7 @@ def parse_arguments():
     parser = train.Parser(description="Train ResNet18 on Fashion-MNIST, and save the model.",
                           epilog="A validation split chooses settings; the test set measures the result once.")
     parser.add_argument("--quick", action="store_true",
-                        help="8 minutes on two CPU cores: short for --image-size 64 --epochs 2")
+                        help="8 minutes on two CPU cores with AMX: short for --image-size 64 --epochs 2")
     parser.add_argument("--image-size", type=parse_plan, metavar="PLAN",
                         help="height and width of the images, such as 64, or sizes in turn, each with its share of the "
                              f"mini-batches; the last is the size of the test (default: {PLAN})")
@@ -75,13 +77,18 @@ def parse_arguments():
                            help="of the kernels; biases and batch normalisation have none (default: %(default)s)")
     optimizer.add_argument("--label-smoothing", type=train.number(float, 0, 0.99), default=0.1, metavar="E",
                            help="(default: %(default)s)")
-    train.common_arguments(parser, save="fashion_mnist.pth", epochs=4, batch_size=32, report_every=1000, flip=0.5)
+    train.common_arguments(parser, save="fashion_mnist.pth, or fashion_mnist_64.pth where the plan ends at 64, and so on",
+                           epochs=EPOCHS, batch_size=32, report_every=1000, flip=0.5)
+    parser.set_defaults(save=None, epochs=None)
     args = parser.parse_args()
     if args.quick:
-        if args.image_size or args.epochs != parser.get_default("epochs"):
+        if args.image_size or args.epochs:
             parser.error("--quick has an image size and epochs of its own: leave out --image-size and --epochs")
         args.image_size, args.epochs = parse_plan("64"), 2
-    args.image_size = args.image_size or parse_plan(PLAN)
+    args.image_size, args.epochs = args.image_size or parse_plan(PLAN), args.epochs or EPOCHS
+    size = args.image_size[-1][0]
+    if args.save is None:  # a network that knows another size only would be a bad fashion_mnist.pth
+        args.save = "fashion_mnist.pth" if size == 224 else f"fashion_mnist_{size}.pth"
     return args
 
 
@@ -232,10 +239,9 @@ def draw_mistakes(mistakes, dataset, measured):
     return figure
 
 
-def test(model, dataset, network_input, size, autocast, what):
+def test(model, dataset, size, autocast, what):
     """Print the accuracy, with `what` in front, and that of each class; returns (logits, accuracy, confusion matrix)."""
-    network_input.size = size  # a short training may have skipped it
-    logits = train.predict(model, dataset, network_input.test, autocast=autocast).cpu()
+    logits = train.predict(model, dataset, partial(to_network, size=size), autocast=autocast).cpu()
     confusion, by_class = class_accuracy(logits.argmax(1), dataset)
     right = confusion.diag().sum().item()
     print(f"{what} accuracy at {size}x{size}: {100 * right / len(dataset):.2f} % ({right} of {len(dataset)} images)")
@@ -253,11 +259,11 @@ def main():
         torch.set_num_threads(args.threads)
     keep_freed_memory()
     autocast = train.pick_autocast(args.precision, device)
-    if args.evaluate:
+    if args.evaluate is not None:
         model = resnet18()
         train.load_weights(model, args.evaluate)
     else:
-        train.from_first(lambda: train.check_can_save(args.save, resnet18()))
+        train.from_first(lambda: train.check_can_save(args.save, resnet18(), args.runs))
         with train.first_of_the_machine_first():
             model, source = (resnet18(), None) if args.resume else start_weights(args.weights, args.seed)
     model = model.to(device, memory_format=torch.channels_last)
@@ -268,13 +274,14 @@ def main():
     if args.validation:
         trainset, testset = train.hold_out(trainset, args.validation)
     trainset, testset = trainset.subset(slice(args.train_images)).to(device), testset.to(device)
-    sizes = sizes_of(args.image_size, args.epochs * math.ceil(len(trainset) / args.batch_size))
-    network_input = Input(Augment(args.flip, args.rotation, args.shift), sizes)
-    if args.evaluate:
-        test(model, testset, network_input, args.image_size[-1][0], autocast, f"{args.evaluate}: {measured}")
+    test_size = args.image_size[-1][0]
+    if args.evaluate is not None:
+        test(model, testset, test_size, autocast, f"{args.evaluate}: {measured}")
         return
 
     folder, source = train.from_first(lambda: run_folder(args, model, source))
+    sizes = sizes_of(args.image_size, args.epochs * math.ceil(len(trainset) / args.batch_size))
+    network_input = Input(Augment(args.flip, args.rotation, args.shift), sizes)
     costs = [size ** 2 for size in sizes]
     optimizer = make_optimizer(model, args.lr, args.momentum, args.weight_decay)
     title = f"ResNet18 on Fashion-MNIST from {source}, seed {args.seed}"
@@ -293,7 +300,7 @@ def main():
         train.save(model.state_dict(), args.save)
         print(f"\n{history['reports'][-1]['seconds']:.0f} s of training")
 
-        logits, test_accuracy, confusion = test(model, testset, network_input, args.image_size[-1][0], autocast, measured)
+        logits, test_accuracy, confusion = test(model, testset, test_size, autocast, measured)
         testset = testset.to("cpu")
         train.plot_history(history, os.path.join(folder, "curves.png"), title, measured)
         draw_confusion(confusion, testset.classes, measured).savefig(os.path.join(folder, "confusion.png"))

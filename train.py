@@ -183,10 +183,13 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
     reports, step, seconds_before = [], 0, 0.0
     state = from_first(lambda: load_checkpoint(checkpoint) if checkpoint and os.path.exists(checkpoint) else None)
     if state:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        losses.copy_(state["losses"])
+        try:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            scheduler.load_state_dict(state["scheduler"])
+            losses.copy_(state["losses"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):  # model.py was changed since, say
+            raise UserError(f"{checkpoint}: the checkpoint of another network or optimizer; train anew, without --resume") from None
         reports, step, seconds_before = state["reports"], state["step"], state["seconds"]
     start = saved = time.perf_counter()
     heads = [data.subset(slice(report_images)) for data in (trainset, testset)]
@@ -366,9 +369,14 @@ def write_json(value, path):
     write(json.dumps(value).encode(), path)
 
 
-def check_can_save(path, model):
-    """Raise UserError now, rather than after the training, where `path` cannot hold the weights of `model`."""
+def check_can_save(path, model, runs):
+    """Raise UserError now, rather than after the training, where `path` cannot hold the weights of `model`; its folder has
+    to be there, but for `runs`, which the training makes anyway.
+    """
     folder = os.path.dirname(path) or "."
+    if os.path.normpath(folder) == os.path.normpath(runs):
+        with contextlib.suppress(OSError):
+            os.makedirs(folder, exist_ok=True)
     if not path or os.path.lexists(path) and not os.path.isfile(path):
         raise UserError(f"cannot save to {path or 'nothing'}: name a file")
     if not os.path.isdir(folder):
@@ -395,7 +403,7 @@ def read(path, what):
     Only tensors and plain values are read (`weights_only=True`): a file can be damaged or hostile without harm.
     """
     if not os.path.exists(path):
-        raise UserError(f"{path}: there is no such file")
+        raise UserError(f"{path or '(no name)'}: there is no such file")
     if not os.path.isfile(path):
         raise UserError(f"{path}: not a file")
     try:
@@ -419,7 +427,10 @@ def load_weights(model, path):
         name = next(n for n in [*wanted, *found] if found.get(n) != wanted.get(n))
         raise UserError(f"{path}: the model of another network: its {name} is {found.get(name, 'missing')}, "
                         f"where this one's is {wanted.get(name, 'missing')}")
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError:  # tensors without data, say
+        raise UserError(f"{path}: not a model file (its tensors cannot be copied)") from None
 
 
 def load_checkpoint(path):
@@ -484,7 +495,7 @@ def find_folder(runs, settings):
 
 @contextlib.contextmanager
 def saying_what_is_saved(folder):
-    """Give whatever stops the training inside a message that says what is saved, and how to go on."""
+    """Give Ctrl-C or SIGTERM inside a message that says what is saved, and how to go on."""
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stop:
@@ -590,7 +601,7 @@ def common_arguments(parser, save, epochs, batch_size, report_every, flip=0.0, r
     """The options that do not depend on the network; the arguments are defaults."""
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=number(int, 1, 10_000), default=epochs, metavar="N",
-                          help="times that the whole training set is seen (default: %(default)s)")
+                          help=f"times that the whole training set is seen (default: {epochs})")
     training.add_argument("--batch-size", type=number(int, 1, 60_000), default=batch_size, metavar="N",
                           help="images in a mini-batch (default: %(default)s)")
     training.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N",
@@ -618,7 +629,7 @@ def common_arguments(parser, save, epochs, batch_size, report_every, flip=0.0, r
                          help="of forward passes (default: auto, bfloat16 where the processor gains by it)")
     machine.add_argument("--threads", type=number(int, 1, 1024), metavar="N", help="CPU threads (default: one a core)")
     machine.add_argument("--data", default="data", metavar="FOLDER", help="where the datasets are (default: data)")
-    machine.add_argument("--save", default=save, metavar="FILE", help="where the model goes (default: %(default)s)")
+    machine.add_argument("--save", default=save, metavar="FILE", help=f"where the model goes (default: {save})")
     machine.add_argument("--runs", default="runs", metavar="FOLDER",
                          help="where the checkpoint, pictures and the record of the run go (default: runs)")
     machine.add_argument("--resume", action="store_true",
@@ -650,7 +661,7 @@ def pick_autocast(precision, device):
     return has_bfloat16(device) if precision == "auto" else precision == "bfloat16"
 
 
-def has_bfloat16(device):
+def has_bfloat16(device=torch.device("cpu")):
     """Whether the processor multiplies bfloat16 numbers itself, so that autocast gains time.
 
     Of the processors without AMX but with AVX512-BF16, AMD's gain. Intel's that also have AVX512-FP16 are made for
@@ -747,10 +758,10 @@ def main():
     build, channels, size = MODELS[args.model]
     model = build().to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(args.optimizer, model.parameters(), args.lr, args.momentum, args.weight_decay)
-    if args.evaluate:
+    if args.evaluate is not None:
         load_weights(model, args.evaluate)
     else:
-        from_first(lambda: check_can_save(args.save, model))
+        from_first(lambda: check_can_save(args.save, model, args.runs))
 
     with first_of_the_machine_first():
         trainset, testset = DATASETS[args.dataset](args.data, preprocess_for(channels, size))
@@ -758,7 +769,7 @@ def main():
     measured = "validation" if args.validation else "test"
     if args.validation:
         trainset, testset = hold_out(trainset, args.validation)
-    if args.evaluate:
+    if args.evaluate is not None:
         right = accuracy(model, testset.to(device), autocast=autocast)
         print(f"{args.evaluate}: {measured} accuracy {100 * right:.2f} % "
               f"({round(right * len(testset))} of {len(testset)} images of {args.dataset})")

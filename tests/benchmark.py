@@ -4,7 +4,7 @@
     python tests/benchmark.py --only mnist   # a few minutes
 
 The contestants take turns, round after round, so that a machine that slows down slows all of them;
-each figure is the median over the rounds, each ratio the median of the rounds' ratios. ResNet18's
+each rate is the median over the rounds, each ratio the median of the rounds' ratios. ResNet18's
 each have a process of their own, for the memory settings of fashion_mnist.py are the process's. Run
 it on a quiet machine: a second busy process upsets the timing of every OpenMP program.
 """
@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import cache, partial
 from multiprocessing import get_context
 
@@ -67,7 +68,7 @@ def course_mnist(train_split):
 def mnist_training(count):
     trainset, testset = load_mnist()
     ours_data = trainset.subset(slice(BATCH * STEPS)), testset.subset(slice(1))
-    autocast = train.has_bfloat16(torch.device("cpu"))
+    autocast = train.has_bfloat16()
 
     def ours():
         model = cnn().to(memory_format=torch.channels_last)
@@ -111,7 +112,7 @@ def mnist_training(count):
 def mnist_evaluation(count):
     model, testset = cnn(), load_mnist()[1]
     ours_model = cnn().to(memory_format=torch.channels_last)
-    autocast = train.has_bfloat16(torch.device("cpu"))
+    autocast = train.has_bfloat16()
     course_loader = DataLoader(course_mnist(False), batch_size=BATCH)
 
     @torch.no_grad()
@@ -133,8 +134,8 @@ def mnist_evaluation(count):
 fashion = cache(load_fashion_mnist)
 
 
-def resnet_ours(size, steps, keep, augment, autocast):
-    """Training steps a second of fashion_mnist.py, batch size 64."""
+def resnet_ours(size, steps, keep, augment, autocast, batch_size=BATCH):
+    """Training steps a second of fashion_mnist.py."""
     if keep:
         fashion_mnist.keep_freed_memory()
     trainset, testset = fashion()
@@ -142,8 +143,8 @@ def resnet_ours(size, steps, keep, augment, autocast):
     optimizer, sizes = fashion_mnist.make_optimizer(model), [size] * (steps + 1)
 
     def fit(count):
-        train.fit(model, trainset.subset(slice(BATCH * count)), testset.subset(slice(1)), optimizer,
-                  fashion_mnist.make_schedule(optimizer, sizes), 1, batch_size=BATCH,
+        train.fit(model, trainset.subset(slice(batch_size * count)), testset.subset(slice(1)), optimizer,
+                  fashion_mnist.make_schedule(optimizer, sizes), 1, batch_size=batch_size,
                   train_transform=fashion_mnist.Input(augment, sizes).train, loss_fn=nn.CrossEntropyLoss(label_smoothing=0.1),
                   autocast=autocast, report_images=1, progress=False)
 
@@ -171,7 +172,7 @@ def resnet_course(size, steps):
 
 
 def resnet_training(size, steps, count):
-    autocast = train.has_bfloat16(torch.device("cpu"))
+    autocast = train.has_bfloat16()
     other = "ours, " + ("float32" if autocast else "bfloat16")
     contestants = {"ours": (resnet_ours, size, steps, True, Augment(flip=0.5), autocast),
                    "ours, augmentation off": (resnet_ours, size, steps, True, Augment(), autocast),
@@ -179,17 +180,32 @@ def resnet_training(size, steps, count):
                    "ours, freed memory not kept": (resnet_ours, size, steps, False, Augment(flip=0.5), autocast),
                    other: (resnet_ours, size, steps, True, Augment(flip=0.5), not autocast),
                    "course": (resnet_course, size, steps)}
-    pools = {name: ProcessPoolExecutor(1, mp_context=get_context("spawn")) for name in contestants}
-    result = rounds({name: lambda name=name: pools[name].submit(*contestants[name]).result() for name in contestants}, count)
-    for pool in pools.values():
-        pool.shutdown()
-    return result
+    with ExitStack() as stack:
+        pools = {name: stack.enter_context(own_process()) for name in contestants}
+        return rounds({name: lambda name=name: pools[name].submit(*contestants[name]).result() for name in contestants}, count)
+
+
+def own_process():
+    """A process that calls functions for us, for its memory settings are its own."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+
+def resnet_plans(_):
+    """Seconds of training that fashion_mnist.py takes here, reckoned from ten steps at each image size, batch size 32."""
+    default, small = fashion_mnist.sizes_of(fashion_mnist.parse_plan(fashion_mnist.PLAN), 7500), [64] * 7500
+    autocast = train.has_bfloat16()
+    with own_process() as pool:
+        step = {size: 1 / pool.submit(resnet_ours, size, 10, True, Augment(flip=0.5), autocast, 32).result()
+                for size in dict.fromkeys(default)}
+    return {"seconds_a_step": {size: round(seconds, 3) for size, seconds in step.items()},
+            **{name: round(sum(step[size] for size in sizes))
+               for name, sizes in (("default", default), ("--image-size 64", small), ("--quick", small[::2]))}}
 
 
 def time_to_90(_):
     """Seconds to a validation accuracy of 90 % at 224x224, from random weights, on 5,000 held-out images.
 
-    Ours is the whole process of the training that came out best in results/plans.json. The course's loop would take hours:
+    Ours is the whole process of the first training of results/plans.json, whose plan is the default's. The course's loop would take hours:
     what it does with each mini-batch is done here by our engine, until the accuracy is there, looked at every 6,400
     images; its time is that number of images over the images a second that its own loop makes here, without the looking.
     """
@@ -205,7 +221,7 @@ def time_to_90(_):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     constant = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
     network_input = fashion_mnist.Input(Augment(flip=0.5, rotation=10), [224] * 100)
-    autocast = train.has_bfloat16(torch.device("cpu"))
+    autocast = train.has_bfloat16()
     course, images = [], 0
     while not course or course[-1] < 0.9:
         part = trainset.subset(torch.arange(images, images + BATCH * 100) % len(trainset))
@@ -249,7 +265,7 @@ STUDIES = {"mnist training, steps": mnist_training, "mnist evaluation, images": 
            "loading, seconds": loading, "mnist memory": mnist_memory,
            "resnet18 training at 64, steps": partial(resnet_training, 64, 12),
            "resnet18 training at 224, steps": partial(resnet_training, 224, 3),
-           "resnet18 memory": resnet_memory, "resnet18 to 90 %, seconds": time_to_90}
+           "resnet18 trainings, seconds": resnet_plans, "resnet18 memory": resnet_memory, "resnet18 to 90 %, seconds": time_to_90}
 
 
 def main():
@@ -272,4 +288,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    train.script(main)  # SIGTERM, too, then ends the processes that a study has started

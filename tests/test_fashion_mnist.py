@@ -16,7 +16,7 @@ from conftest import DATA, digest, kill_at, run, torchrun
 from dataset import Augment
 from model import resnet18
 
-SMALL = ["--weights", "none", "--image-size", 40, "--train-images", 3200, "--batch-size", 64, "--data", DATA]  # 50 mini-batches an epoch
+SMALL = ["--weights", "none", "--image-size", 40, "--train-images", 3200, "--batch-size", 64, "--device", "cpu", "--data", DATA]  # 50 mini-batches an epoch
 
 
 def bonus(*arguments, **options):
@@ -169,8 +169,8 @@ def test_a_whole_run(tmp_path):
     result = f"test accuracy at 40x40: {100 * record['test_accuracy']:.2f} % ({confusion.diag().sum()} of 10000 images)"
     assert result in done.stdout
 
-    measured = bonus("--evaluate", "fashion_mnist.pth", "--image-size", 40, "--data", DATA, cwd=tmp_path)
-    assert measured.returncode == 0 and "fashion_mnist.pth: " + result in measured.stdout
+    measured = bonus("--evaluate", "fashion_mnist_40.pth", "--image-size", 40, "--data", DATA, cwd=tmp_path)
+    assert measured.returncode == 0 and "fashion_mnist_40.pth: " + result in measured.stdout
     classes = {name: float(value) for name, value in re.findall(r"^  (\S.*?) +([\d.]+) %$", measured.stdout, re.M)}
     assert list(classes) == ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
                              "Ankle boot"]
@@ -179,7 +179,7 @@ def test_a_whole_run(tmp_path):
 
 def test_killed_and_resumed_is_as_if_never_killed(tmp_path):
     arguments = [*SMALL, "--train-images", 1280, "--epochs", 1, "--report-every", 4, "--validation", 200]  # 20 mini-batches
-    assert bonus(*arguments, "--save", "whole.pth", cwd=tmp_path).returncode == 0
+    assert bonus(*arguments, "--save", "runs/whole.pth", cwd=tmp_path).returncode == 0
     kill_at("batch      8/", tmp_path, "fashion_mnist.py", *arguments)
     refused = bonus(*arguments, "--resume", "--seed", 1, cwd=tmp_path)
     assert refused.returncode == 2 and "seed" in refused.stderr and len(refused.stderr.splitlines()) == 1
@@ -187,7 +187,7 @@ def test_killed_and_resumed_is_as_if_never_killed(tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     first = next(line for line in resumed.stdout.splitlines() if line.startswith("epoch"))
     assert int(first.split()[3].split("/")[0]) >= 8
-    assert digest(torch.load(tmp_path / "fashion_mnist.pth")) == digest(torch.load(tmp_path / "whole.pth"))
+    assert digest(torch.load(tmp_path / "fashion_mnist_40.pth")) == digest(torch.load(tmp_path / "runs" / "whole.pth"))
     again = bonus(*arguments, "--resume", cwd=tmp_path)
     assert again.returncode == 0 and "is finished" in again.stdout
 
@@ -197,6 +197,8 @@ def test_killed_and_resumed_is_as_if_never_killed(tmp_path):
     (["--image-size", "64:0.5,224:0.4"], ["--image-size", "add up to 1"]),
     (["--image-size", "large"], ["--image-size", "large"]),
     (["--quick", "--image-size", "64"], ["--quick"]),
+    (["--quick", "--epochs", "4"], ["--quick"]),
+    (["--evaluate", ""], ["no such file"]),
     (["--weights", "nowhere.pth"], ["nowhere.pth", "no such file"]),
     (["--weights", "text.pth"], ["text.pth", "not a model file"]),
     (["--evaluate", "cnn.pth"], ["cnn.pth", "another network"]),

@@ -54,7 +54,8 @@ def test_formulas_add_up():
 
 
 def test_fresh_networks_and_the_ready_made_one():
-    assert model.cnn()[0][0].weight.data_ptr() != model.cnn()[0][0].weight.data_ptr()
+    one, other = model.cnn(), model.cnn()
+    assert one[0][0].weight.data_ptr() != other[0][0].weight.data_ptr()
     assert isinstance(model.LeNet5, torch.nn.Sequential) and parameters(model.LeNet5) == 62_006
 
 

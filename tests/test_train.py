@@ -6,7 +6,6 @@ import math
 import os
 import pickle
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -219,7 +218,7 @@ def test_divergence_is_named_and_stops_the_training(small):
 ])
 def test_where_bfloat16_pays(monkeypatch, can, pays):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can, raising=False)
-    assert train.has_bfloat16(torch.device("cpu")) == pays
+    assert train.has_bfloat16() == pays
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -258,6 +257,7 @@ def test_a_write_that_stops_half_way_leaves_the_old_file(tmp_path):
     path = tmp_path / "model.pth"
     train.save({"a": torch.ones(1)}, path)
     before = path.read_bytes()
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
@@ -322,7 +322,7 @@ def test_resume_goes_on_with_the_newest_run_of_the_same_settings(tmp_path):
     assert refused.returncode == 2 and "has seed 0, not 2" in refused.stderr
 
 
-SHORT = ["--train-images", 6400, "--epochs", 1, "--report-every", 10, "--validation", 200, "--data", DATA]  # 50 mini-batches
+SHORT = ["--train-images", 6400, "--epochs", 1, "--report-every", 10, "--validation", 200, "--device", "cpu", "--data", DATA]  # 50 mini-batches
 
 
 @pytest.mark.parametrize("number, status, name", [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
@@ -357,6 +357,16 @@ def test_stopped_before_the_first_checkpoint(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143 and "SIGTERM: " in err and "nothing was saved" in err and len(err.splitlines()) == 1
+
+
+def test_a_checkpoint_of_another_network_is_refused(small, tmp_path):
+    """As after a change of model.py, or of the optimizer's arguments."""
+    path = str(tmp_path / "checkpoint.pt")
+    fit(small, checkpoint=path)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    optimizer = train.make_optimizer("adam", other.parameters())
+    with pytest.raises(train.UserError, match="checkpoint.pt: the checkpoint of another network or optimizer; train anew"):
+        train.fit(other, *small, optimizer, train.make_schedule(optimizer, 100), 1, checkpoint=path, progress=False)
 
 
 def test_stopped_after_the_last_mini_batch(tmp_path, monkeypatch):
@@ -419,6 +429,7 @@ def test_a_disk_that_is_full_before_the_training(tmp_path, monkeypatch, assert_r
 
 def test_a_disk_that_gets_full_during_the_training(tmp_path):
     """The system refuses to write more than 100 kB in one file: the model file is 130 kB, a checkpoint more."""
+    resource = pytest.importorskip("resource")
     (tmp_path / "model.pth").write_text("from before")
     done = run(*SHORT, cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
