@@ -97,7 +97,7 @@ def train_resnet18(size, images, seed, epochs, augment=Augment(), batch_size=64)
     sizes = [size] * (epochs * math.ceil(len(data[0]) / batch_size))
     network_input = fashion_mnist.Input(augment, sizes)
     optimizer = fashion_mnist.make_optimizer(model)
-    autocast = train.has_bfloat16(torch.device("cpu"))
+    autocast = train.has_bfloat16()
     history = train.fit(model, *data, optimizer, fashion_mnist.make_schedule(optimizer, sizes), epochs,
                         batch_size=batch_size, seed=seed, train_transform=network_input.train, test_transform=network_input.test,
                         loss_fn=nn.CrossEntropyLoss(label_smoothing=0.1), autocast=autocast,
@@ -116,7 +116,7 @@ def measured(command, output):
     process = subprocess.Popen([sys.executable, *command], stdout=output)
     try:
         _, status, usage = os.wait4(process.pid, 0)
-    except BaseException:  # who stops the study stops what it runs, which then saves where it is
+    except BaseException:  # who stops the study stops what it runs
         process.terminate()
         process.wait()
         raise
@@ -294,7 +294,7 @@ def show_sweep(save):
         axis.semilogx(*zip(*both), look, color=colour, label=name)
         axis.plot(rates[rates.index(both[-1][0]) + 1], 84.3 + 0.25 * list(SWEEP).index(name), "x", color=colour)
     axis.set(xlabel="learning rate", ylabel="validation accuracy (%), mean of 2 seeds", ylim=(84, 99.5),
-             title="crosses: the learning rate at which the first of the two seeds, or both, collapsed")
+             title="crosses: the lowest learning rate at which one seed, or both, collapsed")
     figure.legend(loc="outside right center")
     save(figure, "sweep")
     return {"sweep": table(["optimizer", "lowest rate", "", "", "", "", "highest rate"],
@@ -346,9 +346,9 @@ def show_optimizers(save):
 
     pairs = [(a, b) for i, a in enumerate(COMPARED) for b in COMPARED[i + 1:]]
     return {"optimizers": table(
-        ["optimizer", "learning rate", "collapsed", "test accuracy (%)", "mini-batches to 95 %", "to 98 %", "training (s)"],
+        ["optimizer", "learning rate", "collapsed", "test accuracy (%)", "mini-batches to 95 %", "to 98 %", "to 99 %", "training (s)"],
         [[name, rates[name], f"{10 - len(learned(runs, name))} of 10", percent(learned(runs, name)),
-          *(batches_to(learned(runs, name, "curve"), accuracy) for accuracy in (0.95, 0.98)),
+          *(batches_to(learned(runs, name, "curve"), accuracy) for accuracy in (0.95, 0.98, 0.99)),
           seconds(swept, f"{name} {rates[name]}", 2.5 * 60 / 55)] for name in COMPARED]),  # here the curves took time as well
         "optimizer-differences": table(
             ["", "difference (points)", "pairs", "interval leaves out 0"],
@@ -567,7 +567,7 @@ def shipped():
 def examine(path, model, dataset, transform):
     train.load_weights(model, path)
     testset = splits(dataset, 1, 28)[1]
-    autocast = train.has_bfloat16(torch.device("cpu"))
+    autocast = train.has_bfloat16()
     logits = train.predict(model.to(memory_format=torch.channels_last), testset, transform, autocast=autocast)
     confusion, by_class = fashion_mnist.class_accuracy(logits.argmax(1), testset)
     mistakes = fashion_mnist.confident_mistakes(logits.softmax(1), testset, 24)
@@ -618,8 +618,8 @@ def show_augmentation(save):
         axis.text(column, row, f"{value:+.0f}" if abs(value) >= 0.5 else "0", ha="center", va="center", fontsize=8,
                   color="white" if abs(value) > 30 else "black")
     axis.grid(False)
-    axis.set(xticks=range(10), yticks=range(len(others)), ylabel="flip with probability, rotation by up to",
-             yticklabels=[key.removeprefix("flip ").replace(" rotation ", ", ") + "°" for key in others])
+    axis.set(xticks=range(10), yticks=range(len(others)), ylabel="augmentation, rotation by up to",
+             yticklabels=[f"{'flip' if flip else 'no flip'}, {rotation}°" for flip, rotation in GRID.values()][1:])
     axis.set_xticklabels(load_fashion_mnist()[1].classes, rotation=30, ha="right")
     figure.colorbar(picture, label="test accuracy minus that\nwithout augmentation (points)")
     save(figure, "augmentation_classes")
@@ -662,10 +662,32 @@ def show_augmentation_and_images(save):
     axis.legend()
     save(figure, "augmentation_images")
     none = samples.pop("none")
+    trained = {name: [percent(over_seeds(runs, f"{n} images {key}", "train_accuracy")) for n in IMAGES] for name, key in PICKED.items()}
     return {"augmentation-images": table(
         ["", "800 images, 30 times (%)", "4,000, 6 times (%)", "24,000, once (%)"],
-        [["none", *map(percent, none)], *([name, *map(percent, values)] for name, values in samples.items()),
-         *([f"{name} - none (points)", *(difference(*pair)[0] for pair in zip(values, none))] for name, values in samples.items())])}
+        [*([f"{name}: train", *values] for name, values in trained.items()),
+         ["none: test", *map(percent, none)], *([f"{name}: test", *map(percent, values)] for name, values in samples.items()),
+         *([f"{name} - none: test (points)", *(difference(*pair)[0] for pair in zip(values, none))] for name, values in samples.items())])}
+
+
+LONGER = {"none": "flip 0 rotation 0", "flip": "flip 0.5 rotation 0", "rotation by up to 10 degrees": "flip 0 rotation 10"}
+
+
+def augmentation_and_length():
+    """Three of these augmentations in trainings four times as long: 24 epochs of the same 4,000 images, three seeds."""
+    return {f"{key} seed {seed}": partial(train_resnet18, 32, 4000, seed, 24, Augment(*GRID[key]))
+            for seed in range(3) for key in LONGER.values()}
+
+
+def show_augmentation_and_length(save):
+    short, long = results("augmentation"), results("augmentation_and_length")
+    rows = []
+    for name, key in LONGER.items():
+        cells = [percent(over_seeds(runs, key, field)) for runs in (short, long) for field in ("train_accuracy", "accuracy")]
+        gains = [difference(over_seeds(runs, key), over_seeds(runs, LONGER["none"]))[0] for runs in (short, long)]
+        rows.append([name, *cells, *(gains if name != "none" else ("", ""))])
+    return {"augmentation-length": table(
+        ["", "6 epochs: train (%)", "test (%)", "24 epochs: train (%)", "test (%)", "test, minus none (points): 6 epochs", "24 epochs"], rows)}
 
 
 def image_sizes():
@@ -703,6 +725,7 @@ PRINTED = {  # its name in report.md: what is printed by python ...
     "model": "model.py",
     "train": "train.py --save runs/model.pth",
     "optimizer": "train.py --optimizer sgd --report-every 500 --save runs/sgd.pth",
+    "cifar10": "train.py --dataset cifar10 --report-every 400 --epochs 2 --save runs/cifar10.pth",
     "turned": "fashion_mnist.py --weights none --image-size 64 --epochs 1 --train-images 12800 --flip 0.5 --rotation 20 --save runs/turned.pth",
     "tests": "-m pytest -q tests/test_model.py tests/test_tutorial.py",
     "fashion_evaluate": "fashion_mnist.py --evaluate fashion_mnist.pth",
@@ -727,7 +750,7 @@ def show_outputs(save):
     """Pictures of the terminal, and the text of each: the command and what it printed, without the lines' ends in spaces."""
     runs = results("outputs")
     screens = {name: [f"python {command}", *runs[f"python {command}"]["output"]] for name, command in PRINTED.items()}
-    screens["fashion"] = ["python fashion_mnist.py --weights none", *results("bonus")["default"]["output"]]
+    screens["fashion"] = ["python fashion_mnist.py --weights none --save runs/bonus.pth", *results("bonus")["default"]["output"]]
     made = {}
     for name, printed in screens.items():
         lines = ["$ " + printed[0], *(line.rstrip() for line in printed[1:])]
@@ -761,7 +784,7 @@ def killed_trainings(count, *command):
     """
     chance = random.Random(0)
     command = [sys.executable, os.path.abspath(command[0]), *command[1:], "--data", os.path.abspath("data"),
-               "--threads", "1", "--save", "model.pth"]
+               "--device", "cpu", "--threads", "1", "--save", "model.pth"]
     with tempfile.TemporaryDirectory() as root:
         whole = os.path.join(root, "whole")
         begun, duration = killable_training(command, whole)
@@ -789,13 +812,16 @@ def killable_training(command, folder, moment=None, writing=False):
     resume = ["--resume"] if written(folder, "checkpoint.pt") or written(folder, "history.json") else []
     start, first, unfinished = time.perf_counter(), None, len(written(folder, "*.tmp"))
     process = subprocess.Popen([*command, *resume], cwd=folder, stdout=subprocess.DEVNULL)
-    while process.poll() is None:
-        now = time.perf_counter() - start
-        if first is None and written(folder, "checkpoint.pt"):
-            first = now
-        if moment and now > moment and (not writing or len(written(folder, "*.tmp")) > unfinished):
-            process.kill()
-        time.sleep(0.0002)
+    try:
+        while process.poll() is None:
+            now = time.perf_counter() - start
+            if first is None and written(folder, "checkpoint.pt"):
+                first = now
+            if moment and now > moment and (not writing or len(written(folder, "*.tmp")) > unfinished):
+                process.kill()
+            time.sleep(0.0002)
+    finally:
+        process.kill()  # who stops the study stops its training
     if process.returncode not in (0, -9):
         raise RuntimeError(f"{command} ended with status {process.returncode}")
     return process.returncode == 0 and (first, time.perf_counter() - start)
@@ -857,7 +883,7 @@ def machine():
             processor = re.search(r"model name\s*: (.*)", file.read())[1]
     except (OSError, TypeError):
         processor = platform.processor()
-    precision = "bfloat16" if train.has_bfloat16(torch.device("cpu")) else "float32"
+    precision = "bfloat16" if train.has_bfloat16() else "float32"
     return (f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} used, {precision}, Python {platform.python_version()}, "
             f"torch {torch.__version__}, torchvision {torchvision.__version__}")
 
@@ -884,7 +910,8 @@ def record(path, runs):
 STUDIES = {study.__name__: (study, shown) for study, shown in (
     (recipe, show_recipe), (sweep, show_sweep), (optimizers, show_optimizers), (schedules, show_schedules),
     (batch_sizes, show_batch_sizes), (seeds, show_seeds), (tutorial, show_tutorial), (lenet5_further, show_lenet5_further),
-    (augmentation, show_augmentation), (augmentation_and_images, show_augmentation_and_images), (image_sizes, show_image_sizes),
+    (augmentation, show_augmentation), (augmentation_and_images, show_augmentation_and_images),
+    (augmentation_and_length, show_augmentation_and_length), (image_sizes, show_image_sizes),
     (plans, show_plans), (bonus, show_bonus), (longest, show_longest), (shipped, show_shipped), (outputs, show_outputs), (kills, show_kills))}
 
 

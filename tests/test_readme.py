@@ -73,7 +73,9 @@ def test_the_benchmark_of_the_readme():
     float32 = json.load(open("results/benchmark_float32.json"))
     large32, small32 = (float32[f"resnet18 training at {size}, steps"]["ours_over"] for size in (224, 64))
     assert f"float32 is {large32['ours, bfloat16']:.1f} and {small32['ours, bfloat16']:.1f} times as fast" in " ".join(README.split())
-    for figure in (f"{mnist['course']:.2f} times", f"{mnist['ceiling']:.2f} times", f"{evaluation['course']:.1f} times",
+    reckoned = [f"{float32['resnet18 trainings, seconds'][name] / 60:.0f}" for name in ("default", "--image-size 64", "--quick")]
+    assert f"takes {reckoned[2]} minutes" in README
+    for figure in (f"{', '.join(reckoned[:2])} and {reckoned[2]} minutes", f"{mnist['course']:.2f} times", f"{mnist['ceiling']:.2f} times", f"{evaluation['course']:.1f} times",
                    f"{large['course']:.1f} and {small['course']:.1f} times",
                    f"{large32['course']:.1f} and {small32['course']:.1f} times",
                    f"{loading['mnist']:.2f} s, {loading['cifar10']:.2f} s", f"{benchmark['mnist memory']['above_mib']} MiB"):
