@@ -74,10 +74,13 @@ def training(dataset, network, seed, epochs, optimizer, lr, *, batch_size=128, m
         pixels = augment(pixels, generator)
         return scale(pixels) if scale else pixels
 
-    history = train.fit(model, *data, optimizer, train.make_schedule(optimizer, total, milestones), epochs,
-                        batch_size=batch_size, seed=seed, autocast=autocast, train_transform=augmented,
-                        test_transform=scale, report_every=curve or total, report_images=images if curve else 1,
-                        progress=False)  # without a curve 1 image: the seconds are then the training's alone
+    try:
+        history = train.fit(model, *data, optimizer, train.make_schedule(optimizer, total, milestones), epochs,
+                            batch_size=batch_size, seed=seed, autocast=autocast, train_transform=augmented,
+                            test_transform=scale, report_every=curve or total, report_images=images if curve else 1,
+                            progress=False)  # without a curve 1 image: the seconds are then the training's alone
+    except train.Diverged:  # a learning rate that is too high: has learned nothing, see COLLAPSED
+        return {"accuracy": 0.0, "train_accuracy": 0.0, "seconds": 0.0, **({"curve": []} if curve else {})}
     points = [[round(report[key], 5) for key in ("train_accuracy", "test_accuracy")] for report in history["reports"]]
     right = [round(train.accuracy(model, part, scale, autocast=autocast), 5) for part in data]
     return {"accuracy": right[1], "train_accuracy": right[0], "seconds": round(history["reports"][-1]["seconds"], 2),

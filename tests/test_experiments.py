@@ -95,6 +95,12 @@ def test_the_optimizers_start_alike_and_differ(bundle, monkeypatch):
     assert curves["sgd", 0.3] != curves["adam", 0.005]
 
 
+def test_a_training_that_diverges_has_learned_nothing(bundle, monkeypatch):
+    monkeypatch.setattr(experiments, "QUICK", True)
+    runs = {"sgd seed 0": experiments.training("mnist", "cnn", 0, 1, "sgd", 1e12, curve=1)}
+    assert experiments.over_seeds(runs, "sgd") == [0.0] and experiments.learned(runs, "sgd", "curve") == []
+
+
 # ------------------------------------------------------------------ the benchmark
 
 
