@@ -7,7 +7,7 @@
 
 Runs that are recorded already are skipped, so a study that was stopped goes on where it was. What a study
 measures on held-out training images ("validation") chose settings; the test set chose none, but for train.py's
-learning rate for momentum, lowered after a training of `optimizers` collapsed.
+learning rate for momentum (and Nesterov's), lowered after a training of `optimizers` collapsed.
 
 Each study is a function that returns its runs, {key: what to call}, and below it stands a function show_...
 that draws its figures and returns its tables.

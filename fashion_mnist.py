@@ -59,7 +59,7 @@ def parse_plan(text):
 
 def parse_arguments():
     parser = train.Parser(description="Train ResNet18 on Fashion-MNIST, and save the model.",
-                          epilog="A validation split chooses settings; the test set measures the result once.")
+                          epilog="A validation split chooses settings; the test set only measures.")
     parser.add_argument("--quick", action="store_true",
                         help="8 minutes on two CPU cores with AMX: short for --image-size 64 --epochs 2")
     parser.add_argument("--image-size", type=parse_plan, metavar="PLAN",

@@ -724,7 +724,7 @@ def script(main):
 
 def parse_arguments():
     parser = Parser(description="Train LeNet-5 or the assignment's CNN, and save the model.",
-                    epilog="A validation split chooses settings; the test set measures the result once.")
+                    epilog="A validation split chooses settings; the test set only measures.")
     parser.add_argument("--dataset", choices=DATASETS, default="mnist", help="what to train on (default: mnist)")
     parser.add_argument("--model", choices=MODELS, default="cnn",
                         help="the network; images are resized and made grey or colour to fit (default: cnn)")
