@@ -75,7 +75,8 @@ def test_the_benchmark_of_the_readme():
     assert f"float32 is {large32['ours, bfloat16']:.1f} and {small32['ours, bfloat16']:.1f} times as fast" in " ".join(README.split())
     reckoned = [f"{float32['resnet18 trainings, seconds'][name] / 60:.0f}" for name in ("default", "--image-size 64", "--quick")]
     assert f"takes {reckoned[2]} minutes" in README
-    for figure in (f"{', '.join(reckoned[:2])} and {reckoned[2]} minutes", f"{mnist['course']:.2f} times", f"{mnist['ceiling']:.2f} times", f"{evaluation['course']:.1f} times",
+    for figure in (f"{', '.join(reckoned[:2])} and {reckoned[2]} minutes",
+                   f"{mnist['course']:.2f} times", f"{mnist['ceiling']:.2f} times", f"{evaluation['course']:.1f} times",
                    f"{large['course']:.1f} and {small['course']:.1f} times",
                    f"{large32['course']:.1f} and {small32['course']:.1f} times",
                    f"{loading['mnist']:.2f} s, {loading['cifar10']:.2f} s", f"{benchmark['mnist memory']['above_mib']} MiB"):
