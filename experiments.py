@@ -41,6 +41,7 @@ from model import MODELS, cnn, layer_table, resnet18
 
 QUICK = False                           # --quick: 200 images of each set (192 and 100 by a script), one epoch; two kills
 RECIPE = Augment(rotation=10, shift=1)  # how train.py augments MNIST
+DEVICE = train.pick_device("auto")      # as in the scripts
 
 
 # ------------------------------------------------------------------ one training
@@ -51,7 +52,7 @@ def splits(dataset, channels, size, validation=0):
     """(trainset, testset), or with `validation` (training part, so many held-out training images)."""
     data = train.DATASETS[dataset]("data", preprocess_for(channels, size))
     data = train.hold_out(data[0], validation) if validation else data
-    return [part.subset(slice(200)) for part in data] if QUICK else data
+    return [(part.subset(slice(200)) if QUICK else part).to(DEVICE) for part in data]
 
 
 def training(dataset, network, seed, epochs, optimizer, lr, *, batch_size=128, milestones=(0.6, 0.85),
@@ -65,10 +66,10 @@ def training(dataset, network, seed, epochs, optimizer, lr, *, batch_size=128, m
     data = splits(dataset, channels, size, validation)
     epochs = 1 if QUICK else epochs
     torch.manual_seed(seed)
-    model = build().to(memory_format=torch.channels_last)
+    model = build().to(DEVICE, memory_format=torch.channels_last)
     optimizer = train.make_optimizer(optimizer, model.parameters(), lr)
     total = epochs * math.ceil(len(data[0]) / batch_size)
-    autocast = train.pick_autocast(precision, torch.device("cpu"))
+    autocast = train.pick_autocast(precision, DEVICE)
 
     def augmented(pixels, generator, step):
         pixels = augment(pixels, generator)
@@ -95,12 +96,12 @@ def train_resnet18(size, images, seed, epochs, augment=Augment(), batch_size=64)
     data = splits("fashion-mnist", 1, 28)
     data = [data[0].subset(slice(images)), data[1]]
     torch.manual_seed(seed)
-    model = resnet18().to(memory_format=torch.channels_last)
+    model = resnet18().to(DEVICE, memory_format=torch.channels_last)
     epochs = 1 if QUICK else epochs
     sizes = [size] * (epochs * math.ceil(len(data[0]) / batch_size))
     network_input = fashion_mnist.Input(augment, sizes)
     optimizer = fashion_mnist.make_optimizer(model)
-    autocast = train.has_bfloat16()
+    autocast = train.has_bfloat16(DEVICE)
     history = train.fit(model, *data, optimizer, fashion_mnist.make_schedule(optimizer, sizes), epochs,
                         batch_size=batch_size, seed=seed, train_transform=network_input.train, test_transform=network_input.test,
                         loss_fn=nn.CrossEntropyLoss(label_smoothing=0.1), autocast=autocast,
@@ -555,9 +556,10 @@ def show_bonus(save):
     axis.legend(loc="lower right", bbox_to_anchor=(1, 0.06))
     save(figure, "bonus")
     return {"bonus": table(
-        ["command", "tested at", "test accuracy (%)", "whole process (s)", "peak memory (MiB)"],
+        ["command", "tested at", "test accuracy (%)", "whole process (s)", "peak memory (MiB)", "processor"],
         [[f"`python fashion_mnist.py{'' if key == 'default' else ' ' + key}`", "224x224" if key in ("default", MORE_EPOCHS) else "64x64",
-          f"{100 * r['test_accuracy']:.2f}", f"{r['seconds']:,.0f}", f"{r['mib']:,}"] for key, r in runs.items()])}
+          f"{100 * r['test_accuracy']:.2f}", f"{r['seconds']:,.0f}", f"{r['mib']:,}", r["machine"].split(",")[0]]
+         for key, r in runs.items()])}
 
 
 def shipped():
@@ -570,8 +572,8 @@ def shipped():
 def examine(path, model, dataset, transform):
     train.load_weights(model, path)
     testset = splits(dataset, 1, 28)[1]
-    autocast = train.has_bfloat16()
-    logits = train.predict(model.to(memory_format=torch.channels_last), testset, transform, autocast=autocast)
+    autocast = train.has_bfloat16(DEVICE)
+    logits = train.predict(model.to(DEVICE, memory_format=torch.channels_last), testset, transform, autocast=autocast)
     confusion, by_class = fashion_mnist.class_accuracy(logits.argmax(1), testset)
     mistakes = fashion_mnist.confident_mistakes(logits.softmax(1), testset, 24)
     right = logits.argmax(1) == testset.labels
@@ -883,8 +885,9 @@ def machine():
             processor = re.search(r"model name\s*: (.*)", file.read())[1]
     except (OSError, TypeError):
         processor = platform.processor()
-    precision = "bfloat16" if train.has_bfloat16() else "float32"
-    return (f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} used, {precision}, Python {platform.python_version()}, "
+    device = f"{torch.cuda.get_device_name(DEVICE)}, " if DEVICE.type == "cuda" else ""
+    precision = "bfloat16" if train.has_bfloat16(DEVICE) else "float32"
+    return (f"{device}{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} used, {precision}, Python {platform.python_version()}, "
             f"torch {torch.__version__}, torchvision {torchvision.__version__}")
 
 

@@ -63,6 +63,10 @@ class UserError(Exception):
     """A person's mistake: one line that names what is wrong and what is allowed; exit status 2."""
 
 
+class CannotWrite(UserError):
+    """A file that cannot be written: a full disk, no permission."""
+
+
 class Diverged(Exception):
     """The training loss is no longer finite; exit status 1."""
 
@@ -339,13 +343,13 @@ def first_of_the_machine_first():
 
 
 def save(state, path):
-    """torch.save to `path`, by `write`; raises UserError where it cannot be written."""
+    """torch.save to `path`, by `write`; raises CannotWrite where it cannot be written."""
     buffer = io.BytesIO()  # not to the file: then a full disk is an error in torch's own words
     torch.save(state, buffer)
     try:
         write(buffer.getbuffer(), path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+        raise CannotWrite(f"cannot write {path}: {error.strerror}") from None
 
 
 def write(data, path):
@@ -495,19 +499,25 @@ def find_folder(runs, settings):
 
 @contextlib.contextmanager
 def saying_what_is_saved(folder):
-    """Give Ctrl-C or SIGTERM inside a message that says what is saved, and how to go on."""
+    """Have the message of Ctrl-C, SIGTERM or a file that cannot be written say what is saved, and how to go on."""
+    def what_is_saved():
+        path = os.path.join(folder, "checkpoint.pt")
+        if not os.path.exists(path):
+            return "the training had not come to its first checkpoint, nothing was saved"
+        return (f"{folder} has the training up to mini-batch {load_checkpoint(path)['step']}: "
+                "to go on from there, add --resume to the same command")
+
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stop:
         for number in (signal.SIGINT, signal.SIGTERM):  # a second one would only cut the message short
             signal.signal(number, signal.SIG_IGN)
-        path = os.path.join(folder, "checkpoint.pt")
-        if os.path.exists(path):
-            stop.args = (f"{folder} has the training up to mini-batch {load_checkpoint(path)['step']}: "
-                         "to go on from there, add --resume to the same command",)
-        else:
-            stop.args = ("the training had not come to its first checkpoint, nothing was saved",)
+        stop.args = (what_is_saved(),)
         raise
+    except BrokenPipeError:  # nobody reads what is printed any more
+        raise
+    except (OSError, CannotWrite) as error:  # of a picture, say, or of the model
+        raise CannotWrite(f"{error}; {what_is_saved()}") from None
 
 
 def finish(folder, record):
@@ -530,7 +540,7 @@ def plot_history(history, path, title, measured):
     batches = [r["batch"] for r in reports]
     figure = Figure(figsize=(9, 3.5), layout="constrained")  # not by pyplot: no window, whatever its backend
     left, right = figure.subplots(1, 2)
-    left.semilogy(torch.arange(1, len(means) + 1) * window, means, color="#0072B2")
+    left.semilogy(range(window, len(means) * window + 1, window), means.tolist(), color="#0072B2")
     left.set(xlabel="mini-batches", ylabel=f"training loss (mean of {window})")
     for key, name, colour, style in (("train_accuracy", "training set", "#0072B2", "o-"),
                                      ("test_accuracy", f"{measured} set", "#D55E00", "s--")):
@@ -550,7 +560,7 @@ def plot_predictions(dataset, predicted, path, measured, count=16):
             continue
         image, label = dataset[i]
         guess = predicted[i].item()
-        axis.imshow(image.cpu().permute(1, 2, 0).squeeze(-1), cmap="gray_r")
+        axis.imshow(image.cpu().permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray_r")
         names = [dataset.classes[c] for c in (guess, label)]
         axis.set_title(names[0] if guess == label else f"{names[0]}\n(is {names[1]})", fontsize=8,
                        color="black" if guess == label else "#D55E00")

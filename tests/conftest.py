@@ -76,8 +76,12 @@ def wait_for(condition, seconds=60):
 
 def read_until(text, process):
     """Read a process's output up to the line with `text` in it."""
-    while text not in process.stdout.readline():
-        assert process.poll() is None, process.stderr.read()
+    try:
+        while text not in process.stdout.readline():
+            assert process.poll() is None, process.stderr.read()
+    except BaseException:  # a test that fails or is stopped leaves no training behind
+        process.kill()
+        raise
 
 
 def kill_at(text, folder, script, *arguments):

@@ -169,7 +169,7 @@ def test_a_whole_run(tmp_path):
     result = f"test accuracy at 40x40: {100 * record['test_accuracy']:.2f} % ({confusion.diag().sum()} of 10000 images)"
     assert result in done.stdout
 
-    measured = bonus("--evaluate", "fashion_mnist_40.pth", "--image-size", 40, "--data", DATA, cwd=tmp_path)
+    measured = bonus("--evaluate", "fashion_mnist_40.pth", "--data", DATA, cwd=tmp_path)
     assert measured.returncode == 0 and "fashion_mnist_40.pth: " + result in measured.stdout
     classes = {name: float(value) for name, value in re.findall(r"^  (\S.*?) +([\d.]+) %$", measured.stdout, re.M)}
     assert list(classes) == ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",

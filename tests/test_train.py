@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+import fashion_mnist
 import train
 from conftest import DATA, digest, kill_at, read_until, run, start, torchrun, wait_for
 from dataset import Augment
@@ -433,8 +434,20 @@ def test_a_disk_that_gets_full_during_the_training(tmp_path):
     (tmp_path / "model.pth").write_text("from before")
     done = run(*SHORT, cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert re.match(r"train.py: error: cannot write runs/.*checkpoint.pt: File too large", done.stderr)
+    assert re.match(r"train.py: error: cannot write runs/.*checkpoint.pt: File too large; .* nothing was saved", done.stderr)
     assert (tmp_path / "model.pth").read_text() == "from before" and leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device", "curves.png"), train.CannotWrite("cannot write model.pth: full")])
+def test_a_disk_that_is_full_at_the_end_says_how_to_go_on(tmp_path, mnist, error):
+    data = [split.subset(slice(128)) for split in mnist]
+    model = cnn()
+    optimizer = train.make_optimizer("sgd", model.parameters())
+    with pytest.raises(train.CannotWrite) as end, train.saying_what_is_saved(str(tmp_path)):
+        train.fit(model, *data, optimizer, train.make_schedule(optimizer, 2), 1, checkpoint=str(tmp_path / "checkpoint.pt"))
+        raise error
+    assert str(end.value) == (f"{error}; {tmp_path} has the training up to mini-batch 2: to go on from there, "
+                              "add --resume to the same command")
 
 
 # ------------------------------------------------------------------ torchrun
@@ -541,12 +554,18 @@ def test_validation_images_are_the_same_for_every_seed_and_never_trained_on(mnis
     assert torch.equal(train.hold_out(mnist[0], 5000)[1].images, held_out.images)
 
 
-def test_validation_never_touches_the_test_set(tmp_path):
-    done = run("--validation", 5000, "--train-images", 1280, "--epochs", 1, "--data", DATA, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "validation accuracy" in done.stdout and "test accuracy" not in done.stdout
-    measured = run("--validation", 5000, "--evaluate", "model.pth", "--data", DATA, cwd=tmp_path)
-    assert "validation accuracy" in measured.stdout and "of 5000 images" in measured.stdout
+@pytest.mark.parametrize("script, options", [(train, []), (fashion_mnist, ["--weights", "none", "--image-size", "40"])])
+def test_validation_never_touches_the_test_set(tmp_path, monkeypatch, mnist, fashion, capsys, script, options):
+    """With a test set that cannot be used for anything."""
+    monkeypatch.setitem(train.DATASETS, "mnist", lambda *_: (mnist[0], None))
+    monkeypatch.setattr(fashion_mnist, "load_fashion_mnist", lambda *_: (fashion[0], None))
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["--train-images", "128", "--epochs", "1", "--save", "model.pth"], ["--evaluate", "model.pth"]):
+        monkeypatch.setattr(sys, "argv", ["script.py", "--validation", "300", *options, *arguments])
+        script.main()
+        printed = capsys.readouterr().out
+        assert re.search(r"validation accuracy .*\d", printed) and "test accuracy" not in printed
+    assert "of 300 images" in printed
 
 
 @pytest.mark.parametrize("arguments, words", [
