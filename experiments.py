@@ -526,7 +526,7 @@ def show_longest(save):
     [[options, run]] = results("longest").items()
     return {"longest": table(
         ["command", "validation accuracy (%)", "test accuracy (%)", "training (s)"],
-        [[f"`python fashion_mnist.py --validation 5000 {options}`", percent([run["accuracy"]]),
+        [[f"`python fashion_mnist.py --weights none --validation 5000 {options}`", percent([run["accuracy"]]),
           percent([results("shipped")["fashion_mnist.pth"]["accuracy"]]), f"{run['seconds']:,.0f}"]])}
 
 
@@ -557,7 +557,7 @@ def show_bonus(save):
     save(figure, "bonus")
     return {"bonus": table(
         ["command", "tested at", "test accuracy (%)", "whole process (s)", "peak memory (MiB)", "processor"],
-        [[f"`python fashion_mnist.py{'' if key == 'default' else ' ' + key}`", "224x224" if key in ("default", MORE_EPOCHS) else "64x64",
+        [[f"`python fashion_mnist.py --weights none{'' if key == 'default' else ' ' + key}`", "224x224" if key in ("default", MORE_EPOCHS) else "64x64",
           f"{100 * r['test_accuracy']:.2f}", f"{r['seconds']:,.0f}", f"{r['mib']:,}", r["machine"].split(",")[0]]
          for key, r in runs.items()])}
 

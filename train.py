@@ -125,9 +125,15 @@ def evaluating(model):
             module.training = training
 
 
-def predict(model, dataset, transform=None, batch_size=250, autocast=False):
-    """The logits [N, classes] of every image of `dataset`, in order, in eval mode."""
+def predict(model, dataset, transform=None, batch_size=None, autocast=False):
+    """The logits [N, classes] of every image of `dataset`, in order, in eval mode.
+
+    batch_size: None for 250 images of up to 112x112, fewer of larger ones: 250 of 224x224 would take gigabytes.
+    """
     device = dataset.images.device
+    if batch_size is None:
+        side = to_input(dataset[:1][0], transform).shape[-1]
+        batch_size = min(250, max(1, 250 * 112**2 // side**2))
     logits = []
     with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for start in range(0, len(dataset), batch_size):
@@ -136,8 +142,8 @@ def predict(model, dataset, transform=None, batch_size=250, autocast=False):
     return torch.cat(logits)
 
 
-def accuracy(model, dataset, transform=None, batch_size=250, autocast=False):
-    """The fraction of `dataset` that `model` classifies correctly, in eval mode."""
+def accuracy(model, dataset, transform=None, batch_size=None, autocast=False):
+    """The fraction of `dataset` that `model` classifies correctly, in eval mode; arguments as for `predict`."""
     return (predict(model, dataset, transform, batch_size, autocast).argmax(1) == dataset.labels).float().mean().item()
 
 
@@ -502,6 +508,8 @@ def saying_what_is_saved(folder):
     """Have the message of Ctrl-C, SIGTERM or a file that cannot be written say what is saved, and how to go on."""
     def what_is_saved():
         path = os.path.join(folder, "checkpoint.pt")
+        if os.path.exists(os.path.join(folder, "history.json")):
+            return f"the training was finished, the model is saved, and {folder} has its record"
         if not os.path.exists(path):
             return "the training had not come to its first checkpoint, nothing was saved"
         return (f"{folder} has the training up to mini-batch {load_checkpoint(path)['step']}: "
@@ -710,7 +718,7 @@ def script(main):
     except BrokenPipeError:  # whoever read the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:  # such as a disk that is full when the pictures are drawn
+    except OSError as error:  # of the standard output, say, to a file on a full disk
         status, message = 1, f"error: {error}"
     except KeyboardInterrupt as stop:
         status, message = 130, f"stopped by Ctrl-C: {str(stop) or 'nothing was saved'}"
@@ -718,7 +726,7 @@ def script(main):
         status, message = 143, f"stopped by SIGTERM: {str(stop) or 'nothing was saved'}"
     except RuntimeError as error:
         if "out of memory" in str(error) or "can't allocate memory" in str(error):
-            status, message = 1, "error: out of memory: a smaller --batch-size needs less"
+            status, message = 1, "error: out of memory: smaller images or a smaller --batch-size need less"
         elif TORCHRUN and any(word in str(error) for word in ("gloo", "Connection", "NCCL", "socket")):
             status, message = 1, f"error: another process has ended ({str(error).splitlines()[0]})"
         else:

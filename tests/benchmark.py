@@ -35,6 +35,7 @@ from experiments import DEVICE, machine, measured, whole_run
 from model import cnn, resnet18
 
 BATCH, STEPS = 64, 300  # batch size, and training steps a round
+TO_90 = 66_000          # images that fashion_mnist.py sees on its way to 90 %: 90.46 % with AVX2 only
 
 
 def rounds(contestants, count):
@@ -161,17 +162,17 @@ def resnet_course(size, steps):
     images = torchvision.datasets.FashionMNIST("data", transform=transforms.Compose([
         transforms.Resize((size, size)), transforms.RandomHorizontalFlip(), transforms.RandomRotation(10),
         transforms.ToTensor()]))
-    model, loss_fn, start = resnet18().to(DEVICE), nn.CrossEntropyLoss(), None
+    model, loss_fn = resnet18().to(DEVICE), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     for step, (batch, labels) in enumerate(DataLoader(Subset(images, range(BATCH * (steps + 1))), batch_size=BATCH,
                                                       shuffle=True)):
-        if step == 1:  # the first is slow in every contestant
-            start = time.perf_counter()
         optimizer.zero_grad()
         loss = loss_fn(model(batch.to(DEVICE)), labels.to(DEVICE))
         loss.backward()
         optimizer.step()
         loss.item()
+        if step == 0:  # the first is slow in every contestant
+            start = time.perf_counter()
     return steps / (time.perf_counter() - start)
 
 
@@ -183,8 +184,6 @@ def resnet_ceiling(size, steps, autocast):
     images, labels = fashion()[0][:BATCH]
     images = train.to_input(images, partial(fashion_mnist.to_network, size=size))
     for step in range(steps + 1):
-        if step == 1:
-            start = time.perf_counter()
         optimizer.zero_grad()
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=autocast):
             loss = loss_fn(model(images), labels)
@@ -192,6 +191,8 @@ def resnet_ceiling(size, steps, autocast):
         optimizer.step()
         if step in (0, steps):
             loss.item()  # a GPU has then done it all
+        if step == 0:
+            start = time.perf_counter()
     return steps / (time.perf_counter() - start)
 
 
@@ -215,30 +216,33 @@ def own_process():
 
 
 def resnet_plans(_):
-    """Seconds of training that fashion_mnist.py takes here, reckoned from ten steps at each image size, batch size 32."""
-    default, small = fashion_mnist.sizes_of(fashion_mnist.parse_plan(fashion_mnist.PLAN), 7500), [64] * 7500
+    """Seconds of training that fashion_mnist.py takes here, without its reports, reckoned from ten steps at each image size,
+    batch size 32.
+    """
+    default = fashion_mnist.sizes_of(fashion_mnist.parse_plan(fashion_mnist.PLAN), 7500)
     autocast = train.has_bfloat16(DEVICE)
     with own_process() as pool:
         step = {size: 1 / pool.submit(resnet_ours, size, 10, True, Augment(flip=0.5), autocast, 32).result()
                 for size in dict.fromkeys(default)}
     return {"seconds_a_step": {size: round(seconds, 3) for size, seconds in step.items()},
-            **{name: round(sum(step[size] for size in sizes))
-               for name, sizes in (("default", default), ("--image-size 64", small), ("--quick", small[::4]))}}
+            "default": round(sum(step[size] for size in default)), "--image-size 64": round(7500 * step[64])}
 
 
 def time_to_90(_):
     """Seconds to a validation accuracy of 90 % at 224x224, from random weights, on 5,000 held-out images.
 
     Ours is the whole process of `fashion_mnist.py` with its default plan on as few images as will do. The course's loop
-    would take hours: what it does with each mini-batch is done here by our engine, 6,400 images at a time; its time is the
-    number of images over the images a second that its own loop makes here. It ends at 90 %, or at four times ours: "reached"
-    says which. Between, only the first 1,000 held-out images are looked at, until these come near.
+    would take hours, so our engine trains in its stead, 6,400 images at a time, with its optimizer, mini-batches, flips and
+    rotations (but these before the image is enlarged, normalised images, and bfloat16 where that gains time); its time
+    is the number of images over the images a second that its own loop makes here. It ends at 90 %, or, with "reached" false,
+    at four times ours, which the ratio then is at least. Between, only the first 1,000 held-out images are looked at, until
+    these come near.
     """
-    ours = whole_run("fashion_mnist.py", "--weights", "none", "--epochs", "2", "--train-images", "33000",
+    ours = whole_run("fashion_mnist.py", "--weights", "none", "--epochs", "2", "--train-images", str(TO_90 // 2),
                      "--validation", "5000", "--save", "runs/benchmark.pth")
     print(f"ours: {ours['test_accuracy']:.4f} in {ours['seconds']:.0f} s", flush=True)
     if ours["test_accuracy"] < 0.9:
-        raise train.UserError("ours did not reach 90 %: give it more images")
+        raise train.UserError(f"ours did not reach 90 % with {TO_90} images: here TO_90 has to be larger")
     per_second = BATCH * resnet_course(224, 10)
 
     fashion_mnist.keep_freed_memory()
@@ -281,9 +285,11 @@ def memory(*command):
 
 
 def resnet_memory(_):
-    """Peak memory of `python fashion_mnist.py`, trained and tested on images of 224x224 as in its last, largest steps."""
+    """Peak memory of `python fashion_mnist.py`, trained and tested on images of 224x224 as in its last, largest steps (a
+    few: the peak is in every one).
+    """
     return {"train_mib": round(memory("fashion_mnist.py", "--weights", "none", "--image-size", "224", "--epochs", "1",
-                                      "--train-images", "640", "--save", "runs/benchmark.pth"))}
+                                      "--train-images", "320", "--validation", "500", "--save", "runs/benchmark.pth"))}
 
 
 def mnist_memory(_):
@@ -295,8 +301,8 @@ def mnist_memory(_):
 
 STUDIES = {"mnist training, steps": mnist_training, "mnist evaluation, images": mnist_evaluation,
            "loading, seconds": loading, "mnist memory": mnist_memory,
-           "resnet18 training at 64, steps": partial(resnet_training, 64, 12),
-           "resnet18 training at 224, steps": partial(resnet_training, 224, 3),
+           "resnet18 training at 64, steps": partial(resnet_training, 64, 12 if DEVICE.type == "cpu" else STEPS),
+           "resnet18 training at 224, steps": partial(resnet_training, 224, 3 if DEVICE.type == "cpu" else STEPS),
            "resnet18 trainings, seconds": resnet_plans, "resnet18 memory": resnet_memory, "resnet18 to 90 %, seconds": time_to_90}
 
 
@@ -311,10 +317,11 @@ def main():
         parser.error(f"--only {args.only}: name a part of one of {', '.join(STUDIES)}")
     os.chdir(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     os.makedirs("runs", exist_ok=True)
-    results = json.load(open(args.results)) if os.path.exists(args.results) else {}
     for name, study in STUDIES.items():
         if args.only in name:
-            results[name] = {**study(args.rounds), "machine": machine()}
+            result = {**study(args.rounds), "machine": machine()}
+            results = json.load(open(args.results)) if os.path.exists(args.results) else {}  # now: a study takes long
+            results[name] = result
             print(name, json.dumps(results[name], indent=2), flush=True)
             train.write((json.dumps(results, indent=2) + "\n").encode(), args.results)
 

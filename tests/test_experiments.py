@@ -110,6 +110,22 @@ def test_the_benchmark_compares_in_turns():
     assert result == {"rounds": 3, "per_second": {"ours": 2, "course": 1}, "ours_over": {"course": 2}}
 
 
+@pytest.mark.parametrize("accuracies, images, reached", [
+    ((0.5, 0.895, 0.899, 0.91, 0.902), 19_200, True),     # the second look of 1,000 images calls for all 5,000, as does the third
+    ((0.5, 0.6, 0.7, 0.8, 0.895, 0.899), 32_000, False)])  # four times ours
+def test_the_benchmark_follows_the_course_to_90_percent_or_four_times_ours(monkeypatch, accuracies, images, reached):
+    """With everything that takes hours in its place; the seconds of the course's loop are those of its images."""
+    remaining = iter(accuracies)
+    monkeypatch.setattr(benchmark, "whole_run", lambda *_: {"test_accuracy": 0.904, "seconds": 800.0})
+    monkeypatch.setattr(benchmark, "resnet_course", lambda size, steps: 10 / benchmark.BATCH)
+    monkeypatch.setattr(benchmark.train, "fit", lambda *_, **__: None)
+    monkeypatch.setattr(benchmark.train, "accuracy", lambda *_, **__: next(remaining))
+    result = benchmark.time_to_90(0)
+    assert list(remaining) == []
+    assert (result["course"]["looks"][-1]["images"], result["course"]["reached"]) == (images, reached)
+    assert result["course"]["seconds"] == images / 10 and result["ours_over"]["course"] == images / 8000
+
+
 @pytest.mark.parametrize("only, figures", [("loading", ["mnist", "cifar10"]), ("mnist training", ["rounds", "per_second", "ours_over"])])
 def test_the_benchmark_runs(monkeypatch, tmp_path, only, figures):
     path = tmp_path / "benchmark.json"

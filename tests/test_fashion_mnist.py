@@ -163,13 +163,13 @@ def test_a_whole_run(tmp_path):
     assert "checkpoint.pt" not in os.listdir(folder)
     record = json.loads((folder / "history.json").read_text())
     assert record["weights"] == "random weights"
-    assert record["test_accuracy"] > 0.6
+    assert record["test_accuracy"] > 0.77
     confusion = torch.tensor(record["confusion"])
     assert confusion.sum(1).tolist() == [1000] * 10 and confusion.diag().sum() == round(10000 * record["test_accuracy"])
     result = f"test accuracy at 40x40: {100 * record['test_accuracy']:.2f} % ({confusion.diag().sum()} of 10000 images)"
     assert result in done.stdout
 
-    measured = bonus("--evaluate", "fashion_mnist_40.pth", "--data", DATA, cwd=tmp_path)
+    measured = bonus("--evaluate", "fashion_mnist_40.pth", "--device", "cpu", "--data", DATA, cwd=tmp_path)
     assert measured.returncode == 0 and "fashion_mnist_40.pth: " + result in measured.stdout
     classes = {name: float(value) for name, value in re.findall(r"^  (\S.*?) +([\d.]+) %$", measured.stdout, re.M)}
     assert list(classes) == ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
@@ -215,11 +215,11 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, assert_refused, arguments,
 
 
 def test_two_processes(tmp_path):
-    """Two halves of every mini-batch, each with batch statistics of its own, learn as well as the whole."""
+    """Two halves of every mini-batch, each with batch statistics of its own: 82.0 % when this was written."""
     done = torchrun("fashion_mnist.py", *SMALL, "--epochs", 2, "--validation", 1000, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(re.findall("^ResNet18 on", done.stdout, re.M)) == 1
-    assert float(re.search(r"validation accuracy at 40x40: ([\d.]+) %", done.stdout)[1]) > 60
+    assert float(re.search(r"validation accuracy at 40x40: ([\d.]+) %", done.stdout)[1]) > 72
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

@@ -444,10 +444,13 @@ def test_a_disk_that_is_full_at_the_end_says_how_to_go_on(tmp_path, mnist, error
     model = cnn()
     optimizer = train.make_optimizer("sgd", model.parameters())
     with pytest.raises(train.CannotWrite) as end, train.saying_what_is_saved(str(tmp_path)):
-        train.fit(model, *data, optimizer, train.make_schedule(optimizer, 2), 1, checkpoint=str(tmp_path / "checkpoint.pt"))
+        history = train.fit(model, *data, optimizer, train.make_schedule(optimizer, 2), 1, checkpoint=str(tmp_path / "checkpoint.pt"))
         raise error
     assert str(end.value) == (f"{error}; {tmp_path} has the training up to mini-batch 2: to go on from there, "
                               "add --resume to the same command")
+    train.finish(str(tmp_path), history)
+    with pytest.raises(train.CannotWrite, match="the training was finished, the model is saved"), train.saying_what_is_saved(str(tmp_path)):
+        raise error
 
 
 # ------------------------------------------------------------------ torchrun
