@@ -75,7 +75,10 @@ def test_the_benchmark_of_the_readme():
     large32, small32 = (float32[f"resnet18 training at {size}, steps"]["ours_over"] for size in (224, 64))
     assert f"float32 is {large32['ours, bfloat16']:.1f} and {small32['ours, bfloat16']:.1f} times as fast" in " ".join(README.split())
     reckoned = [f"{float32['resnet18 trainings, seconds'][name] / 60:.0f}" for name in ("default", "--image-size 64")]
-    for figure in (f"{' and '.join(reckoned)} minutes", f"{float32['resnet18 memory']['train_mib'] / 1024:.1f} GiB",
+    race = float32["resnet18 to 90 %, seconds"]
+    least = "" if race["course"]["reached"] else "at least "
+    for figure in (f"{least}{race['ours_over']['course']:.1f} times (ours: {race['ours']['seconds'] / 60:.0f} minutes)",
+                   f"{' and '.join(reckoned)} minutes", f"{float32['resnet18 memory']['train_mib'] / 1024:.1f} GiB",
                    f"{mnist['course']:.2f} times", f"{mnist['ceiling']:.2f} times", f"{evaluation['course']:.1f} times",
                    f"{large['course']:.1f} and {small['course']:.1f} times",
                    f"{large32['course']:.1f} and {small32['course']:.1f} times",
