@@ -125,24 +125,21 @@ def evaluating(model):
             module.training = training
 
 
-def predict(model, dataset, transform=None, batch_size=None, autocast=False):
+def predict(model, dataset, transform=None, batch_size=250, autocast=False):
     """The logits [N, classes] of every image of `dataset`, in order, in eval mode.
 
-    batch_size: None for 250 images of up to 112x112, fewer of larger ones: 250 of 224x224 would take gigabytes.
+    batch_size: images at once, or fewer where they are larger than 112x112: 250 of 224x224 would take gigabytes.
     """
     device = dataset.images.device
-    if batch_size is None:
-        side = to_input(dataset[:1][0], transform).shape[-1]
-        batch_size = min(250, max(1, 250 * 112**2 // side**2))
     logits = []
     with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for start in range(0, len(dataset), batch_size):
-            images, _ = dataset[start:start + batch_size]
-            logits.append(model(to_input(images, transform)).float())
+            images = to_input(dataset[start:start + batch_size][0], transform)
+            logits += [model(part).float() for part in images.split(max(1, batch_size * 112**2 // max(112, images.shape[-1])**2))]
     return torch.cat(logits)
 
 
-def accuracy(model, dataset, transform=None, batch_size=None, autocast=False):
+def accuracy(model, dataset, transform=None, batch_size=250, autocast=False):
     """The fraction of `dataset` that `model` classifies correctly, in eval mode; arguments as for `predict`."""
     return (predict(model, dataset, transform, batch_size, autocast).argmax(1) == dataset.labels).float().mean().item()
 
