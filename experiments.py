@@ -90,7 +90,7 @@ def training(dataset, network, seed, epochs, optimizer, lr, *, batch_size=128, m
 
 def train_resnet18(size, images, seed, epochs, augment=Augment(), batch_size=64):
     """Train ResNet18 on the first `images` images of Fashion-MNIST as fashion_mnist.py does, but from random weights, at
-    one size, in mini-batches of 64, and flipped only if `augment` says so; returns the record, with the test accuracy
+    one size, and flipped only if `augment` says so; returns the record, with the test accuracy
     of each class.
     """
     data = splits("fashion-mnist", 1, 28)
@@ -187,7 +187,7 @@ def interval(values):
 
 def percent(values):
     mean, half = interval(values)
-    return f"{100 * mean:.2f} ± {100 * half:.2f}" if half else f"{100 * mean:.2f}"
+    return f"{100 * mean:.2f} ± {100 * half:.2f}" if len(values) > 1 else f"{100 * mean:.2f}"
 
 
 def seconds(runs, key, times=1):
@@ -308,8 +308,11 @@ def show_sweep(save):
 def best_rates():
     """{optimizer: the learning rate with the highest mean validation accuracy in results/sweep.json}."""
     runs = results("sweep")
-    return {name: max(rates, key=lambda lr: sum(runs[f"{name} {lr} seed {seed}"]["accuracy"] for seed in (0, 1)))
-            for name, rates in SWEEP.items()}
+    try:
+        return {name: max(rates, key=lambda lr: sum(runs[f"{name} {lr} seed {seed}"]["accuracy"] for seed in (0, 1)))
+                for name, rates in SWEEP.items()}
+    except KeyError as missing:
+        raise train.UserError(f"results/sweep.json lacks {missing}: python experiments.py sweep goes on from there") from None
 
 
 COMPARED = ("sgd", "momentum", "rmsprop", "adam", "adamw")
@@ -503,8 +506,29 @@ def plans():
             for plan, images in PLANS.items()}
 
 
-def validated(*options):
-    run = whole_run("fashion_mnist.py", "--weights", "none", *options, "--validation", "5000", "--save", "runs/validated.pth")
+SETTINGS = ("", "--batch-size 64", *(f"--batch-size 64 {other}" for other in (
+    "--lr 0.1", "--lr 0.025", "--flip 0", "--label-smoothing 0", "--weight-decay 0.002")))
+
+
+def settings():
+    """Other settings of `fashion_mnist.py`: 2 epochs of 25,000 images at 48x48, 10,000 validation images,
+    one seed, one core.
+    """
+    return {options or "default": partial(validated, "--epochs", "2", "--image-size", "48", "--train-images", "25000",
+                                          *options.split(), validation=10_000)
+            for options in SETTINGS}
+
+
+def show_settings(save):
+    runs = results("settings")
+    return {"settings": table(
+        ["options", "validation accuracy (%)", "minus that of --batch-size 64 (points)", "training (s)"],
+        [["none" if key == "default" else f"`{key}`", percent([run["accuracy"]]),
+          f"{100 * (run['accuracy'] - runs['--batch-size 64']['accuracy']):+.2f}", f"{run['seconds']:,.0f}"] for key, run in runs.items()])}
+
+
+def validated(*options, validation=5000):
+    run = whole_run("fashion_mnist.py", "--weights", "none", *options, "--validation", str(validation), "--save", "runs/validated.pth")
     return {"accuracy": run["test_accuracy"], "seconds": run["training_seconds"]}
 
 
@@ -531,18 +555,20 @@ def show_longest(save):
 
 
 TO_90 = 66_000  # images that fashion_mnist.py sees on its way to 90 % in tests/benchmark.py
-MORE_EPOCHS = "--epochs 6 --image-size 64:0.55,96:0.2,128:0.1,160:0.05,192:0.05,224:0.05"
+BONUS = ("", "--quick", "--image-size 64", "--batch-size 64",
+         "--epochs 6 --image-size 64:0.55,96:0.2,128:0.1,160:0.05,192:0.05,224:0.05")
 
 
 def bonus():
     """`python fashion_mnist.py` from random weights, start to end: test accuracy, seconds and MiB of the whole process."""
-    return {" ".join(options) or "default":
-            partial(whole_run, "fashion_mnist.py", "--weights", "none", *options, "--save", f"runs/bonus{''.join(options)}.pth")
-            for options in ((), ("--quick",), ("--image-size", "64"), tuple(MORE_EPOCHS.split()))}
+    return {options or "default":
+            partial(whole_run, "fashion_mnist.py", "--weights", "none", *options.split(), "--save", f"runs/bonus{options.replace(' ', '')}.pth")
+            for options in BONUS}
 
 
 def show_bonus(save):
-    runs = results("bonus")
+    recorded = results("bonus")
+    runs = {key: recorded[key] for key in bonus() if key in recorded}
     curve = runs["default"]["reports"]
     figure, axis = new_figure()
     batches = [point[0] for point in curve]
@@ -553,7 +579,7 @@ def show_bonus(save):
         start += int(count)
     for which, label, colour, look in ((2, "training", BLUE, "o-"), (3, "test", ORANGE, "s--")):
         axis.plot(batches, [100 * point[which] for point in curve], look, color=colour, label=f"first 1,000 images of the {label} set")
-    axis.set(xlabel="mini-batches (32 images each, of the size written at the bottom)", ylabel="accuracy (%), at the size of the moment")
+    axis.set(xlabel="mini-batches, of images of the size written at the bottom", ylabel="accuracy (%), at the size of the moment")
     axis.legend(loc="lower right", bbox_to_anchor=(1, 0.06))
     save(figure, "bonus")
     race = results("benchmark_float32")["resnet18 to 90 %, seconds"]  # by tests/benchmark.py
@@ -564,7 +590,7 @@ def show_bonus(save):
          ["the course's loop", f"{look['images']:,}", percent([look["accuracy"]]), f"{look['of']:,}", f"{course['seconds'] / 60:.0f}, reckoned"]]),
         "bonus": table(
         ["command", "tested at", "test accuracy (%)", "whole process (s)", "peak memory (MiB)", "processor"],
-        [[f"`python fashion_mnist.py --weights none{'' if key == 'default' else ' ' + key}`", "224x224" if key in ("default", MORE_EPOCHS) else "64x64",
+        [[f"`python fashion_mnist.py --weights none{'' if key == 'default' else ' ' + key}`", re.search(r"accuracy at (\w+)", "\n".join(r["output"]))[1],
           f"{100 * r['test_accuracy']:.2f}", f"{r['seconds']:,.0f}", f"{r['mib']:,}", r["machine"].split(",")[0]]
          for key, r in runs.items()])}
 
@@ -712,7 +738,7 @@ def show_image_sizes(save):
     runs = results("image_sizes")
     figure, axis = new_figure()
     for key in groups(runs):
-        values, time_taken = over_seeds(runs, key), runs[f"{key} seed 0"]["seconds"]  # later seeds ran on another machine
+        values, time_taken = over_seeds(runs, key), runs[f"{key} seed 0"]["seconds"]  # at the larger sizes, later seeds ran on another machine
         bars(axis, [time_taken], [values], "o", BLUE)
         axis.annotate(f" {key}", (time_taken, 100 * interval(values)[0]), textcoords="offset points", xytext=(6, 4))
     ticks = (20, 50, 100, 200, 500)
@@ -922,7 +948,8 @@ STUDIES = {study.__name__: (study, shown) for study, shown in (
     (batch_sizes, show_batch_sizes), (seeds, show_seeds), (tutorial, show_tutorial), (lenet5_further, show_lenet5_further),
     (augmentation, show_augmentation), (augmentation_and_images, show_augmentation_and_images),
     (augmentation_and_length, show_augmentation_and_length), (image_sizes, show_image_sizes),
-    (plans, show_plans), (bonus, show_bonus), (longest, show_longest), (shipped, show_shipped), (outputs, show_outputs), (kills, show_kills))}
+    (plans, show_plans), (settings, show_settings), (bonus, show_bonus), (longest, show_longest), (shipped, show_shipped),
+    (outputs, show_outputs), (kills, show_kills))}
 
 
 def main():
@@ -932,8 +959,11 @@ def main():
         for name, (study, _) in STUDIES.items():
             print(f"{name:<24} {' '.join(study.__doc__.split())}")
         print(f"{'report':<24} {report.__doc__}")
-    elif names == ["report"]:
-        report()
+    elif sys.argv[1:] == ["report"]:
+        try:
+            report()
+        except KeyError as missing:
+            raise train.UserError(f"results/ lack {missing}: a study was stopped, and has to be finished first") from None
     elif len(names) != 1 or names[0] not in STUDIES:
         raise train.UserError(f"name one of {', '.join(STUDIES)} or report, not {' '.join(names) or 'none'}")
     else:

@@ -39,7 +39,7 @@ REPORT_IMAGES = 1000        # a whole set at 224x224 takes minutes on a CPU
 # a twelfth of the pixels, and then these grow in steps, for a network that has been trained at one size is of
 # little use at another. Chosen among those of results/plans.json.
 PLAN = "64:0.357,96:0.167,128:0.143,160:0.119,192:0.095,224:0.119"
-EPOCHS = 4
+EPOCHS, BATCH_SIZE = 4, 32
 
 
 def parse_plan(text):
@@ -79,7 +79,7 @@ def parse_arguments():
     optimizer.add_argument("--label-smoothing", type=train.number(float, 0, 0.99), default=0.1, metavar="E",
                            help="(default: %(default)s)")
     train.common_arguments(parser, save="fashion_mnist.pth, or fashion_mnist_64.pth where the plan ends at 64, and so on",
-                           epochs=EPOCHS, batch_size=32, report_every=1000, flip=0.5)
+                           epochs=EPOCHS, batch_size=BATCH_SIZE, report_every=1000, flip=0.5)
     parser.set_defaults(save=None, epochs=None)
     args = parser.parse_args()
     if args.quick:

@@ -1,6 +1,6 @@
 """Side by side in one run: this bundle, the course's loop, and the ceiling; ratios, not boasts.
 
-    python tests/benchmark.py             # writes results/benchmark.json; with ResNet18 an hour or more
+    python tests/benchmark.py             # writes results/benchmark.json; with ResNet18 an hour, several without AMX
     python tests/benchmark.py --only mnist   # a few minutes
 
 The contestants take turns, round after round, so that a machine that slows down slows all of them;
@@ -11,6 +11,7 @@ it on a quiet machine: a second busy process upsets the timing of every OpenMP p
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -215,16 +216,15 @@ def own_process():
 
 
 def resnet_plans(_):
-    """Seconds of training that fashion_mnist.py takes here, without its reports, reckoned from ten steps at each image size,
-    batch size 32.
-    """
-    default = fashion_mnist.sizes_of(fashion_mnist.parse_plan(fashion_mnist.PLAN), 7500)
+    """Seconds of training that fashion_mnist.py takes here, without its reports, reckoned from ten steps at each image size."""
+    total = fashion_mnist.EPOCHS * math.ceil(len(fashion()[0]) / fashion_mnist.BATCH_SIZE)
+    default = fashion_mnist.sizes_of(fashion_mnist.parse_plan(fashion_mnist.PLAN), total)
     autocast = train.has_bfloat16(DEVICE)
     with own_process() as pool:
-        step = {size: 1 / pool.submit(resnet_ours, size, 10, True, Augment(flip=0.5), autocast, 32).result()
+        step = {size: 1 / pool.submit(resnet_ours, size, 10, True, Augment(flip=0.5), autocast, fashion_mnist.BATCH_SIZE).result()
                 for size in dict.fromkeys(default)}
     return {"seconds_a_step": {size: round(seconds, 3) for size, seconds in step.items()},
-            "default": round(sum(step[size] for size in default)), "--image-size 64": round(7500 * step[64])}
+            "default": round(sum(step[size] for size in default)), "--image-size 64": round(total * step[64])}
 
 
 def time_to_90(_):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import urllib.error
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -137,6 +138,41 @@ def test_weights_of_a_file_and_none(tmp_path, capsys):
     model, source = script.start_weights("none", 3)
     assert source == "random weights" and digest(model.state_dict()) == digest(torch.load(path))
     assert capsys.readouterr().out == ""
+
+
+def test_weights_txt_that_cannot_be_read_is_an_error_of_one_line(tmp_path, monkeypatch):
+    """It says what a training that goes on had started from."""
+    monkeypatch.setattr(train, "run_folder", lambda *_: str(tmp_path))
+    with pytest.raises(train.UserError, match=r"^\S*weights.txt: No such file or directory$"):
+        script.run_folder(SimpleNamespace(resume=True), None, "random weights")
+    assert script.run_folder(SimpleNamespace(resume=False), None, "random weights") == (str(tmp_path), "random weights")
+    assert script.run_folder(SimpleNamespace(resume=True), None, "other weights")[1] == "random weights"
+
+
+# ------------------------------------------------------------------ settings
+
+
+@pytest.mark.parametrize("arguments, size, epochs, save", [
+    ([], 224, script.EPOCHS, "fashion_mnist.pth"),
+    (["--quick"], 64, 1, "fashion_mnist_64.pth"),
+    (["--quick", "--save", "runs/quick.pth"], 64, 1, "runs/quick.pth"),
+    (["--image-size", "64"], 64, script.EPOCHS, "fashion_mnist_64.pth"),
+    (["--image-size", "64:0.8,224:0.2", "--epochs", "2"], 224, 2, "fashion_mnist.pth"),
+    (["--evaluate", "elsewhere/fashion_mnist_112.pth"], 112, script.EPOCHS, "fashion_mnist_112.pth"),
+])
+def test_what_the_options_stand_for(monkeypatch, arguments, size, epochs, save):
+    monkeypatch.setattr("sys.argv", ["fashion_mnist.py", *arguments])
+    args = script.parse_arguments()
+    assert (args.image_size[-1][0], args.epochs, args.save) == (size, epochs, save)
+
+
+def test_only_kernels_have_weight_decay():
+    model = resnet18()
+    kernels, others = script.make_optimizer(model, weight_decay=0.5).param_groups
+    assert kernels["weight_decay"] == 0.5 and others["weight_decay"] == 0
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    assert len(kernels["params"]) + len(others["params"]) == len(names)
+    assert {names[p] for p in kernels["params"]} == {name for name in names.values() if re.search(r"(conv\d|downsample\.0|fc)\.weight$", name)}
 
 
 # ------------------------------------------------------------------ results
