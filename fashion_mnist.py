@@ -122,9 +122,9 @@ def run_folder(args, model, source):
     path = os.path.join(folder, "weights.txt")
     try:
         if not args.resume:
-            train.write(source.encode(), path)
-        with open(path) as file:
-            return folder, file.read()
+            train.write(os.fsencode(source), path)
+        with open(path, "rb") as file:
+            return folder, os.fsdecode(file.read())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
 
@@ -304,7 +304,7 @@ def main():
                             costs=costs, checkpoint=os.path.join(folder, "checkpoint.pt"))
         if not train.is_first():
             return
-        train.save(model.state_dict(), args.save)
+        train.save_model(model, args.save)
         print(f"\n{history['reports'][-1]['seconds']:.0f} s of training")
 
         logits, test_accuracy, confusion = test(model, testset, test_size, autocast, measured)

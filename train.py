@@ -32,6 +32,7 @@ import signal
 import sys
 import time
 import warnings
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -93,7 +94,7 @@ def make_optimizer(name, parameters, lr=None, momentum=None, weight_decay=None):
         arguments["momentum"] = momentum
     if weight_decay is not None:
         arguments["weight_decay"] = weight_decay
-    if cls in (optim.SGD, optim.Adam, optim.AdamW, optim.Adagrad):
+    if cls in (optim.SGD, optim.Adam, optim.AdamW):
         arguments["fused"] = True  # all parameters in one kernel, on the CPU as well
     try:
         return cls(parameters, lr=default_lr if lr is None else lr, **arguments)
@@ -174,7 +175,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
         "validation" where it is held-out training images.
     costs: how much work each mini-batch is, on any scale, for the time left; None: all the same.
     checkpoint: a file to which the state of the training goes at every report and every two
-        minutes; if it is there already, the training goes on from it, to bit-identical weights.
+        minutes; if it is there already, the training goes on from it, on the CPU to bit-identical weights.
     Under torchrun every process trains on its part of each mini-batch (batch normalisation then has the
     statistics of a part), and measures its part of each set.
 
@@ -281,7 +282,8 @@ def join_torchrun(device):
     if TORCHRUN:
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        patience = timedelta(hours=1)  # while the first process of each machine downloads the data
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
         atexit.register(dist.destroy_process_group)  # else its threads may outlive the interpreter, which then aborts
 
 
@@ -355,6 +357,14 @@ def save(state, path):
         raise CannotWrite(f"cannot write {path}: {error.strerror}") from None
 
 
+def save_model(model, path):
+    """Save the weights of `model`, as tensors on the CPU, so that a plain torch.load reads them where there is no GPU."""
+    state = model.state_dict()
+    for name, tensor in state.items():
+        state[name] = tensor.cpu()
+    save(state, path)
+
+
 def write(data, path):
     """Write bytes beside `path`, then move them into place: at every moment it is a whole file, or none.
 
@@ -389,9 +399,10 @@ def check_can_save(path, model, runs):
     if not os.path.isdir(folder):
         raise UserError(f"cannot save to {path}: there is no folder {folder}")
     check_room(folder, model, 1)
+    trial = f"{path}.{os.getpid()}.try"
     try:
-        write(b"", path + ".try")
-        os.remove(path + ".try")
+        write(b"", trial)
+        os.remove(trial)
     except OSError as error:
         raise UserError(f"cannot save to {path}: {error.strerror}") from None
 
@@ -672,7 +683,9 @@ def pick_device(name):
 
 
 def pick_autocast(precision, device):
-    """Whether forward passes run in bfloat16, for --precision."""
+    """Whether forward passes run in bfloat16, for --precision; raises UserError for a GPU that cannot."""
+    if precision == "bfloat16" and device.type == "cuda" and not has_bfloat16(device):
+        raise UserError(f"--precision bfloat16: {device} has no bfloat16; say float32")
     return has_bfloat16(device) if precision == "auto" else precision == "bfloat16"
 
 
@@ -683,7 +696,8 @@ def has_bfloat16(device=torch.device("cpu")):
     AMX; where a virtual machine hides that from them, float32 trains ResNet18 faster (results/benchmark_float32.json).
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # it answers for the current one
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     can = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
     return can.get("amx_bf16", False) or can.get("avx512_bf16", False) and not can.get("avx512_fp16", False)
 
@@ -701,7 +715,7 @@ def script(main):
     def terminate(*_):
         raise Terminated
 
-    sys.stdout.reconfigure(line_buffering=True)  # a file shows how far it is
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # a file shows how far it is; any name can be printed
     if not is_first():
         sys.stdout = open(os.devnull, "w")
     signal.signal(signal.SIGTERM, terminate)
@@ -713,8 +727,7 @@ def script(main):
     except Diverged as error:
         status, message = 1, error
     except BrokenPipeError:  # whoever read the output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        status, message = 1, None
     except OSError as error:  # of the standard output, say, to a file on a full disk
         status, message = 1, f"error: {error}"
     except KeyboardInterrupt as stop:
@@ -730,10 +743,14 @@ def script(main):
             raise
     # torchrun sends SIGTERM to all as soon as one process has ended: ignored, and the others wait for the first to say why
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if is_first():
-        print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
-    else:
+    if TORCHRUN and os.environ["LOCAL_RANK"] != "0":
         time.sleep(3)
+    elif message is not None:  # on every machine, for each may have reasons of its own
+        print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # what is left has nowhere to go; else the interpreter would try again, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
 
@@ -804,7 +821,7 @@ def main():
                       checkpoint=os.path.join(folder, "checkpoint.pt"))
         if not is_first():
             return
-        save(model.state_dict(), args.save)
+        save_model(model, args.save)
 
         predicted = predict(model, testset.subset(slice(16)), autocast=autocast).argmax(1)
         plot_history(history, os.path.join(folder, "curves.png"), title, measured)

@@ -132,9 +132,9 @@ class World:
         (self.python / "torchvision" / "datasets.py").write_text(lines)
 
     def install(self, name, body):
-        path = self.bin / name
-        path.write_text(f"#!{sys.executable}\nimport glob, os, shutil, sys, tarfile, time\n"
-                        f"shelf = {str(self.packages)!r}\n{body}\n")
+        path, code = self.bin / name, self.bin / f"{name}.py"
+        code.write_text(f"import glob, os, shutil, sys, tarfile, time\nshelf = {str(self.packages)!r}\n{body}\n")
+        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{code}" "$@"\n')  # a "#!" line may not have Python's path with a space
         path.chmod(0o755)
 
     def install_npm(self, before=""):

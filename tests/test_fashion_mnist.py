@@ -263,3 +263,4 @@ def test_on_cuda(tmp_path):
     done = bonus("--weights", "none", "--image-size", 64, "--epochs", 1, "--data", DATA, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert float(re.search(r"test accuracy at 64x64: ([\d.]+) %", done.stdout)[1]) > 80
+    assert all(tensor.device.type == "cpu" for tensor in torch.load(tmp_path / "fashion_mnist_64.pth").values())

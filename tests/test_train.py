@@ -1,6 +1,7 @@
 """The engine and the command line of train.py, on real MNIST."""
 
 import io
+import itertools
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -48,6 +50,49 @@ def test_a_short_training_on_real_mnist_beats_95_percent(mnist):
     model, history = fit(data)
     assert history["reports"][-1]["test_accuracy"] > 0.95
     assert train.accuracy(model, mnist[1]) == pytest.approx(history["reports"][-1]["test_accuracy"])
+
+
+def test_large_images_are_measured_fewer_at_a_time(small):
+    class Mean(nn.Module):
+        def forward(self, images):
+            counts.append(len(images))
+            return images.mean((2, 3))
+
+    testset = small[1].subset(slice(300))
+    counts, expected = [], testset[:][0].mean((2, 3))
+    for size, parts in ((28, [250, 50]), (112, [250, 50]), (224, [62, 62, 62, 62, 2, 50])):
+        counts.clear()
+        enlarge = partial(nn.functional.interpolate, size=(size, size), mode="area")
+        assert torch.allclose(train.predict(Mean(), testset, enlarge), expected, atol=1e-6)
+        assert counts == parts
+
+
+def test_only_a_part_of_each_set_is_measured_on_the_way(small, monkeypatch):
+    measured = []
+    monkeypatch.setattr(train, "accuracy_over_processes", lambda model, data, *_: measured.append(len(data)) or 0.5)
+    fit(small, report_every=60, report_images=700)
+    assert measured == [700, 700] * 2
+
+
+def test_a_checkpoint_every_two_minutes(small, tmp_path, monkeypatch):
+    saved, clock = [], itertools.count(0, 50)  # seconds: each look at the clock finds it 50 later
+    monkeypatch.setattr(train, "save", lambda state, path: saved.append(state["step"]))
+    monkeypatch.setattr(train.time, "perf_counter", lambda: next(clock))
+    fit(small, report_every=1000, checkpoint=str(tmp_path / "checkpoint.pt"))
+    assert saved[:3] == [3, 6, 9] and saved[-1] == 100
+
+
+def test_a_model_is_saved_for_machines_without_a_gpu(tmp_path):
+    class OnGPU:  # stands for a tensor there
+        def cpu(self):
+            return torch.ones(2)
+
+    class Model:
+        def state_dict(self):
+            return {"weight": OnGPU()}
+
+    train.save_model(Model(), tmp_path / "model.pth")
+    assert torch.equal(torch.load(tmp_path / "model.pth")["weight"], torch.ones(2))
 
 
 def test_accuracy_is_the_fraction_of_right_answers(small):
@@ -301,7 +346,7 @@ def test_a_whole_run(tmp_path):
 def test_resume_goes_on_with_the_newest_run_of_the_same_settings(tmp_path):
     """Three runs: one that was killed, then a finished one with another seed, then one without a checkpoint."""
     common = ["--train-images", "6400", "--epochs", "1", "--report-every", "10", "--validation", "200",
-              "--data", DATA]
+              "--device", "cpu", "--data", DATA]
     kill_at("batch     30/", tmp_path, "train.py", *common)
     [folder] = os.listdir(tmp_path / "runs")
     time.sleep(1)  # the folders' names have seconds
@@ -377,6 +422,7 @@ def test_stopped_after_the_last_mini_batch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, SHORT)])
     monkeypatch.setattr(train, "plot_history", stop)
+    monkeypatch.setattr(train.signal, "signal", lambda *_: None)  # else these tests could no longer be interrupted
     with pytest.raises(train.Terminated, match="up to mini-batch 50: to go on from there, add --resume"):
         train.main()
     monkeypatch.undo()
@@ -455,7 +501,7 @@ def test_a_disk_that_is_full_at_the_end_says_how_to_go_on(tmp_path, mnist, error
 
 # ------------------------------------------------------------------ torchrun
 
-TWO = [*SHORT, "--train-images", 6465, "--optimizer", "momentum", "--lr", 0.01, "--precision", "float32"]  # the last mini-batch: 65
+TWO = [*SHORT, "--train-images", 6401, "--optimizer", "momentum", "--lr", 0.01, "--precision", "float32"]  # one image in the last mini-batch
 
 
 def record(folder):
@@ -630,6 +676,29 @@ def test_out_of_memory_is_one_line_that_says_what_helps(capsys, monkeypatch, wor
     with pytest.raises(SystemExit) as end:
         train.script(main)
     assert end.value.code == 1 and re.fullmatch(r"\S+: error: out of memory: .*--batch-size.*\n", capsys.readouterr().err)
+
+
+def test_a_gpu_without_bfloat16_is_refused(monkeypatch):
+    monkeypatch.setattr(train, "has_bfloat16", lambda device: False)
+    with pytest.raises(train.UserError, match="--precision bfloat16: cuda:1 has no bfloat16; say float32"):
+        train.pick_autocast("bfloat16", torch.device("cuda:1"))
+    assert train.pick_autocast("auto", torch.device("cuda:1")) is False
+    assert train.pick_autocast("bfloat16", torch.device("cpu")) is True
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="writes to Linux's /dev/full")
+def test_standard_output_on_a_full_disk_is_one_line(tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, os.path.abspath("train.py"), "--evaluate", os.path.abspath("model.pth"), "--device", "cpu",
+                               "--data", DATA], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and re.fullmatch(r"train.py: error: .*No space left on device\n", done.stderr)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file name that is no UTF-8")
+def test_a_name_that_cannot_be_printed(tmp_path):
+    done = run(*SHORT, "--save", os.fsdecode(b"m\xe8.pth"), cwd=tmp_path)
+    assert done.returncode == 0 and r"model: m\udce8.pth;" in done.stdout, done.stderr
+    assert b"m\xe8.pth" in os.listdir(os.fsencode(tmp_path))
 
 
 def test_a_mistake_as_a_user_makes_it(tmp_path):
