@@ -90,8 +90,7 @@ def training(dataset, network, seed, epochs, optimizer, lr, *, batch_size=128, m
 
 def train_resnet18(size, images, seed, epochs, augment=Augment(), batch_size=64):
     """Train ResNet18 on the first `images` images of Fashion-MNIST as fashion_mnist.py does, but from random weights, at
-    one size, and flipped only if `augment` says so; returns the record, with the test accuracy
-    of each class.
+    one size, and flipped only if `augment` says so; returns the record, with the test accuracy of each class.
     """
     data = splits("fashion-mnist", 1, 28)
     data = [data[0].subset(slice(images)), data[1]]
