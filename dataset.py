@@ -534,14 +534,9 @@ def preprocess_all(images, preprocess):
     return result
 
 
-class ToColour:
+def to_colour(images):
     """Three equal channels for grey images; colours stay colours. (Grayscale(3) adds no channels to a grey tensor.)"""
-
-    def __call__(self, images):
-        return images if images.shape[-3] == 3 else images.expand(*images.shape[:-3], 3, *images.shape[-2:])
-
-    def __repr__(self):
-        return "ToColour()"
+    return images if images.shape[-3] == 3 else images.expand(*images.shape[:-3], 3, *images.shape[-2:])
 
 
 def preprocess_for(channels, size):
@@ -553,7 +548,7 @@ def preprocess_for(channels, size):
     if channels not in (1, 3) or size < 1:
         raise ValueError(f"images have 1 or 3 channels and at least 1 pixel, not {channels} and {size}")
     resize = transforms.Resize((size, size))
-    return transforms.Compose([transforms.Grayscale(), resize] if channels == 1 else [resize, ToColour()])
+    return transforms.Compose([transforms.Grayscale(), resize] if channels == 1 else [resize, to_colour])
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -575,7 +570,7 @@ class Augment:
             raise ValueError(f"flip is a probability from 0 to 1, not {flip}")
         if not 0 <= rotation <= 180:
             raise ValueError(f"rotation is an angle from 0 to 180 degrees, not {rotation}")
-        if shift < 0 or shift != int(shift):
+        if shift < 0 or shift % 1:
             raise ValueError(f"shift is a whole number of pixels, 0 or more, not {shift}")
         self.flip, self.rotation, self.shift = flip, rotation, int(shift)
 
@@ -621,7 +616,7 @@ def imshow(image, title=None, path=None):
     """
     import matplotlib.pyplot as plt  # here: it takes longer to import than MNIST takes to load
     image = torch.as_tensor(image).detach().cpu()
-    if image.dim() == 4:
+    if image.dim() == 4 and len(image):
         image = utils.make_grid(image)
     fits = image.dim() == 3 and image.shape[0] in (1, 3) and (image.is_floating_point() or image.dtype == torch.uint8)
     if not fits:
@@ -646,6 +641,7 @@ def imshow(image, title=None, path=None):
 
 
 def main():
+    sys.stdout.reconfigure(errors="backslashreplace")  # any name can be printed
     parser = argparse.ArgumentParser(description="Fetch and check MNIST, Fashion-MNIST and CIFAR10.")
     parser.add_argument("--root", default="data", help="the folder that holds the data or gets them (default: data)")
     root = parser.parse_args().root

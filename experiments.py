@@ -90,7 +90,7 @@ def training(dataset, network, seed, epochs, optimizer, lr, *, batch_size=128, m
 
 def train_resnet18(size, images, seed, epochs, augment=Augment(), batch_size=64):
     """Train ResNet18 on the first `images` images of Fashion-MNIST as fashion_mnist.py does, but from random weights, at
-    one size, and flipped only if `augment` says so; returns the record, with the test accuracy of each class.
+    one size, in mini-batches of 64, flipped only if `augment` says so; returns the record, with each class's accuracy.
     """
     data = splits("fashion-mnist", 1, 28)
     data = [data[0].subset(slice(images)), data[1]]
@@ -126,7 +126,7 @@ def measured(command, output):
     process.returncode = os.waitstatus_to_exitcode(status)  # else it would be waited for again
     if process.returncode:
         raise train.UserError(f"{' '.join(command)} failed, see above and {output.name}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    return time.perf_counter() - start, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)  # bytes, or KiB
 
 
 def whole_run(*command):
@@ -155,9 +155,24 @@ STYLE = {"font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.sp
          "lines.linewidth": 1.4, "lines.markersize": 4, "legend.frameon": False, "savefig.dpi": 110}
 
 
+def recorded(path):
+    """What a JSON file holds; {} where there is no such file."""
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise train.UserError(f"{path} is damaged") from None
+
+
 def results(name):
-    with open(f"results/{name}.json") as file:
-        return json.load(file)
+    """What results/NAME.json holds; raises UserError where the study of that name has runs that it lacks."""
+    runs = recorded(f"results/{name}.json")
+    if STUDIES[name][0]().keys() - runs.keys() if name in STUDIES else not runs:
+        by = f"experiments.py {name}" if name in STUDIES else "tests/benchmark.py"
+        raise train.UserError(f"results/{name}.json lacks runs, which python {by} would add")
+    return runs
 
 
 def groups(runs):
@@ -196,7 +211,7 @@ def seconds(runs, key, times=1):
 
 def difference(values, others):
     """[the paired difference of two lists, seed by seed where both learned, in percentage points; the number of pairs;
-    whether it can be told from 0].
+    whether it is significant].
     """
     pairs = [a - b for a, b in zip(values, others, strict=True) if min(a, b) > COLLAPSED]
     mean, half = interval(pairs)
@@ -273,7 +288,7 @@ SWEEP = {
     "nadam": (0.00015, 0.0005, 0.0015, 0.005, 0.015, 0.05),
 }
 LOOKS = {"sgd": (GREY, "o-"), "momentum": (BLUE, "s-"), "rmsprop": (GREEN, "^-"), "adam": (ORANGE, "D-"), "adamw": (PINK, "v--"),
-         "nesterov": (SKY, "x--"), "adagrad": ("black", "+:"), "nadam": ("#E69F00", "1-.")}
+         "nesterov": (SKY, "p--"), "adagrad": ("black", "+:"), "nadam": ("#E69F00", "1-.")}
 
 
 def sweep():
@@ -307,11 +322,7 @@ def show_sweep(save):
 def best_rates():
     """{optimizer: the learning rate with the highest mean validation accuracy in results/sweep.json}."""
     runs = results("sweep")
-    try:
-        return {name: max(rates, key=lambda lr: sum(runs[f"{name} {lr} seed {seed}"]["accuracy"] for seed in (0, 1)))
-                for name, rates in SWEEP.items()}
-    except KeyError as missing:
-        raise train.UserError(f"results/sweep.json lacks {missing}: python experiments.py sweep goes on from there") from None
+    return {name: max(rates, key=lambda lr: sum(over_seeds(runs, f"{name} {lr}"))) for name, rates in SWEEP.items()}
 
 
 COMPARED = ("sgd", "momentum", "rmsprop", "adam", "adamw")
@@ -357,7 +368,7 @@ def show_optimizers(save):
           *(batches_to(learned(runs, name, "curve"), accuracy) for accuracy in (0.95, 0.98, 0.99)),
           seconds(swept, f"{name} {rates[name]}", 2.5 * 60 / 55)] for name in COMPARED]),  # here the curves took time as well
         "optimizer-differences": table(
-            ["", "difference (points)", "pairs", "interval leaves out 0"],
+            ["", "difference (points)", "pairs", "significant"],
             [[f"{a} - {b}", *difference(over_seeds(runs, a), over_seeds(runs, b))] for a, b in pairs])}
 
 
@@ -396,7 +407,7 @@ def show_schedules(save):
     right.legend(loc="lower left", ncols=2)
     save(figure, "schedules")
     return {"schedules": table(
-        ["optimizer", "learning rate", "MultiStepLR (%)", "constant (%)", "collapsed", "difference (points)", "pairs", "interval leaves out 0"],
+        ["optimizer", "learning rate", "MultiStepLR (%)", "constant (%)", "collapsed", "difference (points)", "pairs", "significant"],
         [[name, lr, percent(learned(*falling)), percent(learned(*constant)),
           f"{10 - len(learned(*falling))} and {10 - len(learned(*constant))} of 10",
           *difference(over_seeds(*falling), over_seeds(*constant))]
@@ -487,11 +498,18 @@ def show_lenet5_further(save):
         [[key, len(over_seeds(runs, key)), percent(over_seeds(runs, key, "train_accuracy")), percent(over_seeds(runs, key)),
           f"{runs[f'{key} seed 0']['seconds']:,.0f}"] for key in groups(runs)]),
         "lenet5-differences": table(
-            ["", "gain by flips and shifts (points)", "pairs", "interval leaves out 0"],
+            ["", "gain by flips and shifts (points)", "pairs", "significant"],
             [[key, *difference(over_seeds(runs, f"{key}, flips and shifts"), over_seeds(runs, key))] for key in ("10 epochs", "30 epochs")])}
 
 
 # ------------------------------------------------------------------ the bonus
+
+
+def validated(*options, validation=5000):
+    """What fashion_mnist.py reaches on held-out training images, from random weights."""
+    run = whole_run("fashion_mnist.py", "--weights", "none", *options, "--validation", str(validation), "--save", "runs/validated.pth")
+    return {"accuracy": run["test_accuracy"], "seconds": run["training_seconds"]}
+
 
 PLANS = {  # image sizes: training images, so that two epochs take about as long
     "64:0.357,96:0.167,128:0.143,160:0.119,192:0.095,224:0.119": 46_200,
@@ -503,6 +521,12 @@ def plans():
     """How the images grow to 224x224, at about equal time: `fashion_mnist.py`, 2 epochs, 5,000 validation images, one seed."""
     return {plan: partial(validated, "--epochs", "2", "--image-size", plan, "--train-images", str(images))
             for plan, images in PLANS.items()}
+
+
+def show_plans(save):
+    return {"plans": table(["image size: share of the mini-batches", "images seen", "validation accuracy (%)", "training (s)"],
+                           [[plan, f"{2 * PLANS[plan]:,}", percent([run["accuracy"]]), f"{run['seconds']:,.0f}"]
+                            for plan, run in results("plans").items()])}
 
 
 SETTINGS = ("", "--batch-size 64", *(f"--batch-size 64 {other}" for other in (
@@ -526,17 +550,6 @@ def show_settings(save):
           f"{100 * (run['accuracy'] - runs['--batch-size 64']['accuracy']):+.2f}", f"{run['seconds']:,.0f}"] for key, run in runs.items()])}
 
 
-def validated(*options, validation=5000):
-    run = whole_run("fashion_mnist.py", "--weights", "none", *options, "--validation", str(validation), "--save", "runs/validated.pth")
-    return {"accuracy": run["test_accuracy"], "seconds": run["training_seconds"]}
-
-
-def show_plans(save):
-    return {"plans": table(["image size: share of the mini-batches", "images seen", "validation accuracy (%)", "training (s)"],
-                           [[plan, f"{2 * PLANS[plan]:,}", percent([run["accuracy"]]), f"{run['seconds']:,.0f}"]
-                            for plan, run in results("plans").items()])}
-
-
 LONGEST = "--epochs 15 --batch-size 64 --lr 0.1 --shift 2 --image-size 64:0.45,96:0.2,128:0.15,160:0.08,192:0.06,224:0.06"
 
 
@@ -554,7 +567,7 @@ def show_longest(save):
 
 
 TO_90 = 66_000  # images that fashion_mnist.py sees on its way to 90 % in tests/benchmark.py
-BONUS = ("", "--quick", "--image-size 64", "--batch-size 64",
+BONUS = ("", "--quick", "--image-size 64", "--image-size 64 --epochs 3 --batch-size 64", "--batch-size 64",
          "--epochs 6 --image-size 64:0.55,96:0.2,128:0.1,160:0.05,192:0.05,224:0.05")
 
 
@@ -566,8 +579,8 @@ def bonus():
 
 
 def show_bonus(save):
-    recorded = results("bonus")
-    runs = {key: recorded[key] for key in bonus() if key in recorded}
+    made = results("bonus")
+    runs = {key: made[key] for key in bonus()}
     curve = runs["default"]["reports"]
     figure, axis = new_figure()
     batches = [point[0] for point in curve]
@@ -582,11 +595,12 @@ def show_bonus(save):
     axis.legend(loc="lower right", bbox_to_anchor=(1, 0.06))
     save(figure, "bonus")
     race = results("benchmark_float32")["resnet18 to 90 %, seconds"]  # by tests/benchmark.py
-    ours, course, look = race["ours"], race["course"], race["course"]["looks"][-1]
+    ours, course, looks = race["ours"], race["course"], race["course"]["looks"]
+    best = max(looks, key=lambda look: look["accuracy"])
     return {"to-90": table(
         ["", "images seen", "validation accuracy (%)", "images it is measured on", "minutes"],
         [["`fashion_mnist.py`", f"{TO_90:,}", percent([ours["accuracy"]]), "5,000", f"{ours['seconds'] / 60:.0f}"],
-         ["the course's loop", f"{look['images']:,}", percent([look["accuracy"]]), f"{look['of']:,}", f"{course['seconds'] / 60:.0f}, reckoned"]]),
+         ["the course's loop", f"{looks[-1]['images']:,}", f"at most {percent([best['accuracy']])}", f"{best['of']:,}", f"{course['seconds'] / 60:.0f}, estimated"]]),
         "bonus": table(
         ["command", "tested at", "test accuracy (%)", "whole process (s)", "peak memory (MiB)", "processor"],
         [[f"`python fashion_mnist.py --weights none{'' if key == 'default' else ' ' + key}`", re.search(r"accuracy at (\w+)", "\n".join(r["output"]))[1],
@@ -596,12 +610,13 @@ def show_bonus(save):
 
 def shipped():
     """What the two models in this folder make of the test sets: confusion matrix, most confident mistakes."""
-    return {"model.pth": partial(examine, "model.pth", cnn(), "mnist", None),
-            "fashion_mnist.pth": partial(examine, "fashion_mnist.pth", resnet18(), "fashion-mnist",
+    return {"model.pth": partial(examine, "model.pth", cnn, "mnist", None),
+            "fashion_mnist.pth": partial(examine, "fashion_mnist.pth", resnet18, "fashion-mnist",
                                          partial(fashion_mnist.to_network, size=224))}
 
 
-def examine(path, model, dataset, transform):
+def examine(path, build, dataset, transform):
+    model = build()
     train.load_weights(model, path)
     testset = splits(dataset, 1, 28)[1]
     autocast = train.has_bfloat16(DEVICE)
@@ -638,8 +653,8 @@ def show_augmentation(save):
                   for flip in (0, 0.5) for field in ("train_accuracy", "accuracy")}
     figure, axes = new_figure(2)
     for axis, field, label in ((axes[0], "accuracy", "test"), (axes[1], "train_accuracy", "train")):
-        for flip, colour, look in ((0, BLUE, "o-"), (0.5, ORANGE, "s--")):
-            bars(axis, range(len(ROTATIONS)), accuracies[flip, field], look, colour, f"flip with probability {flip}")
+        for flip, colour, look, nudge in ((0, BLUE, "o-", -0.08), (0.5, ORANGE, "s--", 0.08)):
+            bars(axis, [place + nudge for place in range(len(ROTATIONS))], accuracies[flip, field], look, colour, f"flip with probability {flip}")
         axis.set(xticks=range(len(ROTATIONS)), xticklabels=ROTATIONS, xlabel="rotation by up to (degrees)",
                  ylabel=f"{label} accuracy (%)", title="mean and 95 % interval of 3 seeds")
         axis.legend()
@@ -665,13 +680,13 @@ def show_augmentation(save):
         ["rotation up to (degrees)", *(f"flip {flip}: {which} (%)" for flip in (0, 0.5) for which in ("train", "test"))],
         [[rotation, *(percent(sample[i]) for sample in accuracies.values())] for i, rotation in enumerate(ROTATIONS)]),
         "augmentation-flips": table(
-            ["rotation up to (degrees)", "flip 0.5 - flip 0 (points)", "pairs", "interval leaves out 0"],
+            ["rotation up to (degrees)", "flip 0.5 - flip 0 (points)", "pairs", "significant"],
             [*([rotation, *difference(flipped, plain)] for rotation, flipped, plain
                in zip(ROTATIONS, accuracies[0.5, "accuracy"], accuracies[0, "accuracy"])),
              ["mean of these", *difference(*([sum(seed) / len(ROTATIONS) for seed in zip(*accuracies[flip, "accuracy"])]
                                                for flip in (0.5, 0)))]]),
         "augmentation-differences": table(
-            ["", "difference from no augmentation (points)", "pairs", "interval leaves out 0"],
+            ["", "difference from no augmentation (points)", "pairs", "significant"],
             [[key.replace(" rotation", ", rotation"), *difference(over_seeds(runs, key), over_seeds(runs, plain))]
              for key in others])}
 
@@ -769,11 +784,11 @@ PRINTED = {  # its name in report.md: what is printed by python ...
 
 def outputs():
     """What the programs print, for the report."""
-    os.makedirs("runs", exist_ok=True)
     return {f"python {command}": partial(output_of, *command.split()) for command in PRINTED.values()}
 
 
 def output_of(*command):
+    os.makedirs("runs", exist_ok=True)
     done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise train.UserError(f"{' '.join(command)} ended with status {done.returncode}: {done.stdout[-300:]}")
@@ -856,8 +871,9 @@ def killable_training(command, folder, moment=None, writing=False):
             time.sleep(0.0002)
     finally:
         process.kill()  # who stops the study stops its training
+        process.wait()
     if process.returncode not in (0, -9):
-        raise RuntimeError(f"{command} ended with status {process.returncode}")
+        raise train.UserError(f"{' '.join(command)} ended with status {process.returncode}")
     return process.returncode == 0 and (first, time.perf_counter() - start)
 
 
@@ -902,7 +918,7 @@ def report(path="report.md", folder="figures"):
         text = file.read()
     tables = {}
     with matplotlib.rc_context(STYLE):
-        for show in (show_layers, *(shown for _, shown in STUDIES.values()), show_machines):
+        for show in (show_machines, show_layers, *(shown for _, shown in STUDIES.values())):  # the first reads all results
             tables |= show(lambda figure, name: figure.savefig(os.path.join(folder, name + ".png")))
     train.write(fill(text, tables).encode(), path)
 
@@ -926,10 +942,7 @@ def machine():
 def record(path, runs):
     """Run what is not yet in the JSON file; runs: {key: a function that returns a JSON value}."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    done = {}
-    if os.path.exists(path):
-        with open(path) as file:
-            done = json.load(file)
+    done = recorded(path)
     for key, run in runs.items():
         if key not in done:
             try:
@@ -954,17 +967,14 @@ STUDIES = {study.__name__: (study, shown) for study, shown in (
 def main():
     global QUICK
     names = [argument for argument in sys.argv[1:] if argument != "--quick"]
-    if len(sys.argv) == 1:
+    if sys.argv[1:] in ([], ["-h"], ["--help"]):
         for name, (study, _) in STUDIES.items():
             print(f"{name:<24} {' '.join(study.__doc__.split())}")
         print(f"{'report':<24} {report.__doc__}")
     elif sys.argv[1:] == ["report"]:
-        try:
-            report()
-        except KeyError as missing:
-            raise train.UserError(f"results/ lack {missing}: a study was stopped, and has to be finished first") from None
+        report()
     elif len(names) != 1 or names[0] not in STUDIES:
-        raise train.UserError(f"name one of {', '.join(STUDIES)} or report, not {' '.join(names) or 'none'}")
+        raise train.UserError(f"name one of {', '.join(STUDIES)} or report, not {' '.join(sys.argv[1:])}")
     else:
         QUICK = "--quick" in sys.argv
         runs = STUDIES[names[0]][0]()

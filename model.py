@@ -124,7 +124,7 @@ def parameter_formula(layer):
 
 
 def layer_table(model, image_shape, batch_size=16):
-    """The rows of question 1.1, found by running `model` on an empty batch, top-level layer by layer.
+    """The rows of question 1.1, found by running `model` on a batch of zeros, top-level layer by layer.
 
     model: an nn.Sequential; image_shape: (C, H, W).
     Returns a list of dicts: number (int, None for Flatten, which the hand-out does not count),
@@ -166,7 +166,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Print the layer tables of question 1.1.")
     parser.add_argument("--batch-size", type=int, default=16, help="images in a batch (default: 16)")
     batch_size = parser.parse_args().batch_size
-    if batch_size < 1:
-        parser.error("--batch-size must be at least 1")
+    if not 1 <= batch_size <= 10_000:  # which takes half a gigabyte
+        parser.error("--batch-size must be from 1 to 10,000")
     for name in MODELS:
         print_table(name, batch_size)

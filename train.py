@@ -249,7 +249,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
                           "scheduler": scheduler.state_dict(), "losses": losses, "reports": reports,
                           "step": step, "seconds": seconds_before + saved - start}, checkpoint)
     if not all(parameter.isfinite().all() for parameter in model.parameters()):  # by the last step; no loss has seen it
-        raise Diverged("the weights are not finite: try a smaller learning rate (--lr); nothing was saved")
+        raise Diverged("the weights are not finite: try a smaller learning rate (--lr); no model was saved")
     return {"reports": reports, "losses": losses.tolist()}
 
 
@@ -258,7 +258,7 @@ def check_finite(losses):
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
         raise Diverged(f"the loss is not finite from mini-batch {bad[0].item() + 1} on: "
-                       "try a smaller learning rate (--lr); nothing was saved")
+                       "try a smaller learning rate (--lr); no model was saved")
 
 
 def report_line(report, total, measured):
@@ -418,7 +418,7 @@ def check_room(folder, model, copies):
 def read(path, what):
     """What torch.save wrote to `path`; raises UserError, calling the file `what`, where it did not.
 
-    Only tensors and plain values are read (`weights_only=True`): a file can be damaged or hostile without harm.
+    Only tensors and plain values are read (`weights_only=True`): a hostile file runs no code.
     """
     if not os.path.exists(path):
         raise UserError(f"{path or '(no name)'}: there is no such file")
@@ -435,7 +435,7 @@ def read(path, what):
 
 
 def load_weights(model, path):
-    """Load the weights that `save(model.state_dict(), path)` wrote; raises UserError for any other file."""
+    """Load the weights that `save_model` wrote; raises UserError for any other file."""
     state = read(path, "model file")
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"{path}: not a model file (no state_dict)")
@@ -474,8 +474,9 @@ def run_folder(args, model):
         return find_folder(args.runs, settings)
     folder = os.path.join(args.runs, time.strftime("%Y-%m-%d-%H%M%S-") + str(os.getpid()))
     try:
+        os.makedirs(args.runs, exist_ok=True)
+        check_room(args.runs, model, 6)  # a checkpoint and its successor, each with the two averages that Adam keeps
         os.makedirs(folder)
-        check_room(folder, model, 6)  # a checkpoint and its successor, each with the two averages that Adam keeps
         write_json(settings, os.path.join(folder, "settings.json"))
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
@@ -498,7 +499,7 @@ def find_folder(runs, settings):
         except (OSError, ValueError, TypeError):  # damaged: nobody's
             continue
         if before == settings and os.path.exists(os.path.join(folder, "history.json")):
-            print(f"{folder} is finished, its model is {settings['save']}")
+            print(f"{folder} is finished, its model was saved as {settings['save']}")
             sys.exit(0)
         if before == settings and os.path.exists(os.path.join(folder, "checkpoint.pt")):
             print(f"going on with {folder}")
@@ -513,15 +514,20 @@ def find_folder(runs, settings):
 
 @contextlib.contextmanager
 def saying_what_is_saved(folder):
-    """Have the message of Ctrl-C, SIGTERM or a file that cannot be written say what is saved, and how to go on."""
+    """Have the message of Ctrl-C, SIGTERM, a file that cannot be written or memory that is out say what is saved, and
+    how to go on.
+    """
     def what_is_saved():
         path = os.path.join(folder, "checkpoint.pt")
         if os.path.exists(os.path.join(folder, "history.json")):
             return f"the training was finished, the model is saved, and {folder} has its record"
         if not os.path.exists(path):
             return "the training had not come to its first checkpoint, nothing was saved"
-        return (f"{folder} has the training up to mini-batch {load_checkpoint(path)['step']}: "
-                "to go on from there, add --resume to the same command")
+        try:
+            until = f" up to mini-batch {load_checkpoint(path)['step']}"
+        except UserError:  # no memory to read it, say
+            until = ""
+        return f"{folder} has the training{until}: to go on from there, add --resume to the same command"
 
     try:
         yield
@@ -534,6 +540,10 @@ def saying_what_is_saved(folder):
         raise
     except (OSError, CannotWrite) as error:  # of a picture, say, or of the model
         raise CannotWrite(f"{error}; {what_is_saved()}") from None
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            error.saved = f"; {what_is_saved()}"
+        raise
 
 
 def finish(folder, record):
@@ -563,7 +573,7 @@ def plot_history(history, path, title, measured):
         right.plot(batches, [100 * r[key] for r in reports], style, color=colour, label=name)
     right.set(xlabel="mini-batches", ylabel="accuracy (%)")
     right.legend(loc="lower right")
-    figure.suptitle(title)
+    figure.suptitle(title.encode(errors="backslashreplace").decode(), parse_math=False)  # it may name a file
     figure.savefig(path, dpi=120)
 
 
@@ -674,7 +684,7 @@ def pick_device(name):
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     elif name.startswith("cuda:") and TORCHRUN:
         raise UserError(f"--device {name} would be the same for every process: with torchrun say cuda, and each gets its own")
-    match = re.fullmatch(r"cpu|cuda(?::([0-9]+))?", name)
+    match = re.fullmatch(r"cpu|cuda(?::(0|[1-9][0-9]*))?", name)
     if not match:
         raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
     if name != "cpu" and int(match[1] or 0) >= torch.cuda.device_count():
@@ -702,6 +712,24 @@ def has_bfloat16(device=torch.device("cpu")):
     return can.get("amx_bf16", False) or can.get("avx512_bf16", False) and not can.get("avx512_fp16", False)
 
 
+def set_up(args):
+    """(device, whether to compute in bfloat16) for --device, --threads and --precision; joins torchrun's processes."""
+    device = pick_device(args.device)
+    join_torchrun(device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return device, pick_autocast(args.precision, device)
+
+
+def splits(args, load, device):
+    """(trainset, testset, what the report line calls the second) for --data, --validation and --train-images."""
+    with first_of_the_machine_first():
+        trainset, testset = load(args.data)
+    if args.validation:
+        trainset, testset = hold_out(trainset, args.validation)
+    return trainset.subset(slice(args.train_images)).to(device), testset.to(device), "validation" if args.validation else "test"
+
+
 def hold_out(trainset, count):
     """(training part, validation part): the same `count` images are held out whatever the seed."""
     if count >= len(trainset):
@@ -710,8 +738,14 @@ def hold_out(trainset, count):
     return trainset.subset(order[count:]), trainset.subset(order[:count])
 
 
+def is_out_of_memory(error):
+    """Whether that is what Python, or PyTorch on a GPU, on Linux or on Windows, says of memory that is out."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
 def script(main):
-    """Run `main()`; what ends it before its time is one line on stderr, never a traceback."""
+    """Run `main()`; what people and machines do to it ends it with one line on stderr, and no traceback."""
     def terminate(*_):
         raise Terminated
 
@@ -734,9 +768,10 @@ def script(main):
         status, message = 130, f"stopped by Ctrl-C: {str(stop) or 'nothing was saved'}"
     except Terminated as stop:
         status, message = 143, f"stopped by SIGTERM: {str(stop) or 'nothing was saved'}"
-    except RuntimeError as error:
-        if "out of memory" in str(error) or "can't allocate memory" in str(error):
-            status, message = 1, "error: out of memory: smaller images or a smaller --batch-size need less"
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            saved = getattr(error, "saved", "")
+            status, message = 1, f"error: out of memory: smaller images or a smaller --batch-size need less{saved}"
         elif TORCHRUN and any(word in str(error) for word in ("gloo", "Connection", "NCCL", "socket")):
             status, message = 1, f"error: another process has ended ({str(error).splitlines()[0]})"
         else:
@@ -755,8 +790,7 @@ def script(main):
 
 
 def parse_arguments():
-    parser = Parser(description="Train LeNet-5 or the assignment's CNN, and save the model.",
-                    epilog="A validation split chooses settings; the test set only measures.")
+    parser = Parser(description="Train LeNet-5 or the assignment's CNN, and save the model.")
     parser.add_argument("--dataset", choices=DATASETS, default="mnist", help="what to train on (default: mnist)")
     parser.add_argument("--model", choices=MODELS, default="cnn",
                         help="the network; images are resized and made grey or colour to fit (default: cnn)")
@@ -779,10 +813,7 @@ def parse_arguments():
 def main():
     started = time.perf_counter()
     args = parse_arguments()
-    device = pick_device(args.device)
-    join_torchrun(device)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    device, autocast = set_up(args)
     fractions = (0.6, 0.85) if args.milestones is None else tuple(m / args.epochs for m in args.milestones)
     if any(fraction >= 1 for fraction in fractions):
         raise UserError(f"--milestones must lie before the end of the training, {args.epochs} epochs")
@@ -795,19 +826,13 @@ def main():
     else:
         from_first(lambda: check_can_save(args.save, model, args.runs))
 
-    with first_of_the_machine_first():
-        trainset, testset = DATASETS[args.dataset](args.data, preprocess_for(channels, size))
-    autocast = pick_autocast(args.precision, device)
-    measured = "validation" if args.validation else "test"
-    if args.validation:
-        trainset, testset = hold_out(trainset, args.validation)
+    trainset, testset, measured = splits(args, lambda root: DATASETS[args.dataset](root, preprocess_for(channels, size)), device)
     if args.evaluate is not None:
-        right = accuracy(model, testset.to(device), autocast=autocast)
+        right = accuracy(model, testset, autocast=autocast)
         print(f"{args.evaluate}: {measured} accuracy {100 * right:.2f} % "
               f"({round(right * len(testset))} of {len(testset)} images of {args.dataset})")
         return
 
-    trainset, testset = trainset.subset(slice(args.train_images)).to(device), testset.to(device)
     scheduler = make_schedule(optimizer, args.epochs * math.ceil(len(trainset) / args.batch_size), fractions)
     augment = Augment(args.flip, args.rotation, args.shift)
     folder = from_first(lambda: run_folder(args, model))

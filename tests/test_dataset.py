@@ -43,8 +43,8 @@ IDX_FILES = [(key, name) for key, name in FILES if key != "cifar10"]
 # The data, and the files and packages made from them
 
 @pytest.fixture(scope="session")
-def data():
-    return {key: load("data") for key, load in LOADERS.items()}
+def data(mnist, fashion):
+    return {"mnist": mnist, "fashion": fashion, "cifar10": dataset.load_cifar10()}
 
 
 @pytest.fixture(scope="session")
@@ -339,11 +339,10 @@ def open_root():  # a folder that nobody can reach too; pytest's own are closed
 
 
 @pytest.mark.parametrize("key, name", FILES)
-def test_no_permission_to_read_a_file(key, name, open_root, vault, offline):
+def test_no_permission_to_read_a_file(key, name, open_root, offline):
     path = open_root / SOURCES[key].folder / name
     path.parent.mkdir(parents=True)
-    path.write_bytes((vault / SOURCES[key].folder / name).read_bytes())
-    path.chmod(0)
+    path.touch(0)
     with without_power():
         assert f"{path}: Permission denied" in one_line_error(lambda: LOADERS[key](open_root))
 
@@ -617,13 +616,16 @@ def test_a_hanging_download_is_given_up(world, tmp_path, monkeypatch):
         os.kill(int(pid.read_text()), 0)
 
 
-def start_loading(world, load, root, **kwargs):
-    """A process that loads a dataset in this world. The stand-in for torchvision is for its child only."""
-    code = ("import os, sys; path = os.environ.pop('PYTHONPATH'); sys.path.remove(path); import dataset\n"
-            "assert 'matplotlib' not in sys.modules  # importing dataset is quick\n"
-            f"os.environ['PYTHONPATH'] = path; print(dataset.{load}({str(root)!r})[0].source)")
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            **kwargs)
+def start_python(code):
+    """A process in a world: the stand-in for torchvision is for its children only."""
+    first = ("import os, sys; path = os.environ.pop('PYTHONPATH'); sys.path.remove(path); import torchvision\n"
+             "os.environ['PYTHONPATH'] = path\n")
+    return subprocess.Popen([sys.executable, "-c", first + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def start_loading(load, root):
+    return start_python("import dataset; assert 'matplotlib' not in sys.modules  # importing dataset is quick\n"
+                        f"print(dataset.{load}({str(root)!r})[0].source)")
 
 
 def test_two_processes_at_once(world, data, tmp_path):
@@ -632,7 +634,7 @@ def test_two_processes_at_once(world, data, tmp_path):
     world.install_debian(f"here = {str(meeting)!r}; open(os.path.join(here, str(os.getpid())), 'w')\n"
                          "for _ in range(600):\n    if len(os.listdir(here)) < 2: time.sleep(0.1)")
     root = tmp_path / "root"
-    processes = [start_loading(world, "load_fashion_mnist", root) for _ in range(2)]
+    processes = [start_loading("load_fashion_mnist", root) for _ in range(2)]
     for process in processes:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
@@ -648,7 +650,7 @@ def test_a_killed_download_leaves_nothing_that_is_trusted(world, data, tmp_path)
                       "open('MNIST/raw/train-images-idx3-ubyte', 'wb').write(b'x' * 10**7)\n"
                       f"open({str(pid)!r} + '.new', 'w').write(str(os.getpid()))\n"
                       f"os.rename({str(pid)!r} + '.new', {str(pid)!r}); time.sleep(60)")
-    process = start_loading(world, "load_mnist", root)
+    process = start_loading("load_mnist", root)
     wait_for(lambda: pid.exists() or process.poll() is not None)
     assert process.poll() is None, process.communicate()
     process.kill()
@@ -956,7 +958,7 @@ def test_nothing_to_do_costs_nothing(batch):
 def test_bad_augmentation():
     nan = float("nan")
     for arguments in ({"flip": -0.1}, {"flip": 1.1}, {"flip": nan}, {"rotation": -1}, {"rotation": 181},
-                      {"rotation": nan}, {"shift": -1}, {"shift": 1.5}):
+                      {"rotation": nan}, {"shift": -1}, {"shift": 1.5}, {"shift": nan}, {"shift": float("inf")}):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             Augment(**arguments)
     for images in (torch.zeros(3, 8, 8), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)):
@@ -1007,17 +1009,13 @@ def test_imshow_with_a_display_shows(headless, monkeypatch, capsys):
 
 def test_imshow_refuses_other_shapes(headless):
     for image in (torch.zeros(8, 8), torch.zeros(2, 8, 8), torch.zeros(8, 8, 3), torch.zeros(1, 1, 1, 8, 8),
-                  torch.zeros(1, 8, 8, dtype=torch.int64)):
+                  torch.zeros(0, 3, 8, 8), torch.zeros(1, 8, 8, dtype=torch.int64)):
         with pytest.raises(ValueError, match="an image is"):
             imshow(image)
 
 
 def cli(root):
-    """The command line in a world: once dataset's imports are done, torchvision is the stand-in for its child."""
-    code = ("import os, runpy, sys; path = os.environ.pop('PYTHONPATH'); sys.path.remove(path)\n"
-            f"import torchvision; os.environ['PYTHONPATH'] = path; sys.argv[1:] = ['--root', {str(root)!r}]\n"
-            "runpy.run_path('dataset.py', run_name='__main__')")
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return start_python(f"import runpy; sys.argv[1:] = ['--root', {str(root)!r}]; runpy.run_path('dataset.py', run_name='__main__')")
 
 
 def test_command_line(vault):

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from torch import nn
 import benchmark
 import experiments
 import fashion_mnist
+import train
+from dataset import Augment
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -79,6 +82,36 @@ def test_the_studies_are_listed_and_a_wrong_name_is_refused(monkeypatch, capsys,
     assert_refused(["optimizers", "report", "optimisers"], experiments, "optimisers")
 
 
+@pytest.fixture
+def copied_results(bundle):
+    """The folder results/ of `bundle`, as copies that a test may change."""
+    (bundle / "results").unlink()
+    return shutil.copytree(os.path.join(ROOT, "results"), bundle / "results")
+
+
+@pytest.mark.parametrize("name", experiments.STUDIES)
+def test_a_study_that_lacks_a_run_is_not_reported(copied_results, name):
+    """Its tables would contradict the prose around them."""
+    runs = experiments.results(name)
+    runs.popitem()
+    (copied_results / f"{name}.json").write_text(json.dumps(runs))
+    with pytest.raises(train.UserError, match=f"results/{name}.json lacks runs, which python experiments.py {name} would add"):
+        experiments.results(name)
+
+
+@pytest.mark.parametrize("name, text, words", [
+    ("seeds", "{}", "results/seeds.json lacks runs"), ("kills", '{"train.py"', "results/kills.json is damaged")])
+def test_a_report_without_results_is_refused(copied_results, assert_refused, name, text, words):
+    (copied_results / f"{name}.json").write_text(text)
+    assert_refused([words], experiments, "report")
+
+
+def test_results_of_the_benchmark_that_are_missing(copied_results):
+    (copied_results / "benchmark_float32.json").unlink()
+    with pytest.raises(train.UserError, match="results/benchmark_float32.json lacks runs, which python tests/benchmark.py would add"):
+        experiments.results("benchmark_float32")
+
+
 def test_intervals_of_a_worked_example():
     values = [0.991, 0.993, 0.995]
     mean, half = experiments.interval(values)
@@ -97,6 +130,11 @@ def test_the_optimizers_start_alike_and_differ(bundle, monkeypatch):
               for name, lr in (("sgd", 1e-12), ("adam", 1e-12), ("sgd", 0.3), ("adam", 0.005))}
     assert curves["sgd", 1e-12] == curves["adam", 1e-12]
     assert curves["sgd", 0.3] != curves["adam", 0.005]
+    shown = {"sgd": [], "adam": []}
+    for name, pixels_seen in shown.items():
+        experiments.training("mnist", "cnn", 0, 1, name, 0.005,
+                             augment=lambda pixels, generator: pixels_seen.append(pixels.sum().item()) or pixels)
+    assert shown["sgd"] == shown["adam"] and len(shown["sgd"]) == 2
 
 
 def test_a_training_that_diverges_has_learned_nothing(bundle, monkeypatch):
@@ -120,6 +158,7 @@ def test_the_benchmark_compares_in_turns():
 def test_the_benchmark_follows_the_course_to_90_percent_or_four_times_ours(monkeypatch, accuracies, images, reached):
     """With everything that takes hours in its place; the seconds of the course's loop are those of its images."""
     remaining = iter(accuracies)
+    monkeypatch.setattr(fashion_mnist, "keep_freed_memory", lambda: None)  # it would be for all tests
     monkeypatch.setattr(benchmark, "whole_run", lambda *_: {"test_accuracy": 0.904, "seconds": 800.0})
     monkeypatch.setattr(benchmark, "resnet_course", lambda size, steps: 10 / benchmark.BATCH)
     monkeypatch.setattr(benchmark.train, "fit", lambda *_, **__: None)
@@ -130,7 +169,7 @@ def test_the_benchmark_follows_the_course_to_90_percent_or_four_times_ours(monke
     assert result["course"]["seconds"] == images / 10 and result["ours_over"]["course"] == images / 8000
 
 
-def test_the_benchmark_reckons_a_training_from_its_steps(monkeypatch):
+def test_the_benchmark_estimates_a_training_from_its_steps(monkeypatch):
     class Here:
         """Stands in for the other process: a step takes a second for every 64x64 pixels of an image."""
 
@@ -159,6 +198,12 @@ def test_the_benchmark_runs(monkeypatch, tmp_path, only, figures):
     benchmark.main()
     [measured] = json.loads(path.read_text()).values()
     assert list(measured) == [*figures, "machine"]
+
+
+def test_the_benchmarks_resnet18_trainings_run(monkeypatch):
+    monkeypatch.setattr(fashion_mnist, "keep_freed_memory", lambda: None)  # it would be for all tests
+    rates = [benchmark.resnet_ours(40, 1, True, Augment(flip=0.5), False), benchmark.resnet_course(40, 1), benchmark.resnet_ceiling(40, 1, False)]
+    assert all(0 < rate < 1000 for rate in rates)
 
 
 # ------------------------------------------------------------------ the report

@@ -124,8 +124,8 @@ def test_weights_auto_says_loudly_that_it_starts_from_random_weights(tmp_path, m
 def test_a_damaged_file_in_the_cache_is_an_error_of_one_line(stand_in_weights, capsys):
     stand_in_weights.write_bytes(stand_in_weights.read_bytes()[:100_000])
     assert script.start_weights("auto", 0)[1] == "random weights"
-    assert "STARTING FROM RANDOM WEIGHTS" in capsys.readouterr().out
-    with pytest.raises(train.UserError, match="^--weights imagenet: [^\n]*$"):
+    assert f"({stand_in_weights} is damaged, delete it): STARTING FROM RANDOM WEIGHTS" in capsys.readouterr().out
+    with pytest.raises(train.UserError, match=f"^--weights imagenet: [^\n]*{re.escape(str(stand_in_weights))}[^\n]*$"):
         script.start_weights("imagenet", 0)
 
 
@@ -166,6 +166,29 @@ def test_what_the_options_stand_for(monkeypatch, arguments, size, epochs, save):
     assert (args.image_size[-1][0], args.epochs, args.save) == (size, epochs, save)
 
 
+def test_the_options_reach_the_training(tmp_path, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    def fit(model, trainset, testset, optimizer, scheduler, epochs, **options):
+        seen.update(options, images=len(trainset), epochs=epochs, optimizer=optimizer)
+        raise Enough
+
+    seen = {}
+    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(script, "keep_freed_memory", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["fashion_mnist.py", *map(str, SMALL), "--flip", "0.25", "--rotation", "7", "--shift", "3", "--lr", "0.5",
+                                     "--momentum", "0.75", "--weight-decay", "0.125", "--label-smoothing", "0.375", "--epochs", "2"])
+    with pytest.raises(Enough):
+        script.main()
+    assert (seen["images"], seen["epochs"], seen["batch_size"], seen["loss_fn"].label_smoothing) == (3200, 2, 64, 0.375)
+    augment = seen["train_transform"].__self__.augment
+    assert (augment.flip, augment.rotation, augment.shift) == (0.25, 7, 3)
+    kernels, _ = seen["optimizer"].param_groups
+    assert (kernels["initial_lr"], kernels["momentum"], kernels["weight_decay"]) == (0.5, 0.75, 0.125)
+
+
 def test_only_kernels_have_weight_decay():
     model = resnet18()
     kernels, others = script.make_optimizer(model, weight_decay=0.5).param_groups
@@ -185,6 +208,23 @@ def test_class_accuracy_of_a_worked_example(fashion):
     assert confusion.sum() == 6
     assert confusion[9, 9] == 1 and confusion[2, 6] == 1 and confusion[1, 1] == 2 and confusion[1, 0] == 1
     assert by_class.tolist() == pytest.approx([0, 2 / 3, 0, 0, 0, 0, 1, 0, 0, 1])
+
+
+def test_confident_mistakes_of_a_worked_example(fashion):
+    data = fashion[1].subset(slice(6))  # labels 9 2 1 1 6 1
+    probabilities = torch.full((6, 10), 0.01)
+    for image, (predicted, probability) in enumerate([(9, 0.9), (6, 0.5), (1, 0.8), (0, 0.7), (6, 0.6), (3, 0.3)]):
+        probabilities[image, predicted] = probability
+    wrong = [[3, 0, 0.7], [1, 6, 0.5], [5, 3, 0.3]]
+    assert [[i, predicted, pytest.approx(p)] for i, predicted, p in script.confident_mistakes(probabilities, data)] == wrong
+    assert script.confident_mistakes(probabilities, data, 2) == wrong[:2]
+
+
+@pytest.mark.parametrize("name", ["a$^$b.pth", os.fsdecode(b"m\xe8.pth")])
+def test_the_pictures_show_any_name(tmp_path, name):
+    history = {"reports": [{"batch": 1, "train_accuracy": 0.5, "test_accuracy": 0.5}], "losses": [1.0]}
+    train.plot_history(history, tmp_path / "curves.png", f"from {name}", "test")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_a_whole_run(tmp_path):
@@ -214,7 +254,8 @@ def test_a_whole_run(tmp_path):
 
 
 def test_killed_and_resumed_is_as_if_never_killed(tmp_path):
-    arguments = [*SMALL, "--train-images", 1280, "--epochs", 1, "--report-every", 4, "--validation", 200]  # 20 mini-batches
+    """20 mini-batches, the last 10 of another size than those before the kill."""
+    arguments = [*SMALL, "--image-size", "48:0.5,40:0.5", "--train-images", 1280, "--epochs", 1, "--report-every", 4, "--validation", 200]
     assert bonus(*arguments, "--save", "runs/whole.pth", cwd=tmp_path).returncode == 0
     kill_at("batch      8/", tmp_path, "fashion_mnist.py", *arguments)
     refused = bonus(*arguments, "--resume", "--seed", 1, cwd=tmp_path)

@@ -363,7 +363,7 @@ def test_resume_goes_on_with_the_newest_run_of_the_same_settings(tmp_path):
     assert f"going on with runs/{folder}" in done.stdout
     assert int(re.search(r"batch +(\d+)/", done.stdout)[1]) > 20
     again = run(*other, "--resume", cwd=tmp_path)
-    assert again.returncode == 0 and "is finished, its model is other.pth" in again.stdout
+    assert again.returncode == 0 and "is finished, its model was saved as other.pth" in again.stdout
     refused = run(*common, "--seed", "2", "--resume", cwd=tmp_path)
     assert refused.returncode == 2 and "has seed 0, not 2" in refused.stderr
 
@@ -463,6 +463,9 @@ def test_no_room_is_said_before_the_training(tmp_path, monkeypatch, assert_refus
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=100_000))
     assert_refused(["no room in .", "0.1 MB are free"], train, "--data", DATA)
+    (tmp_path / "runs").mkdir()
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=300_000))  # room for two models
+    assert_refused(["no room in runs", "0.3 MB are free"], train, "--data", DATA)
 
 
 def test_a_disk_that_is_full_before_the_training(tmp_path, monkeypatch, assert_refused):
@@ -544,7 +547,7 @@ def test_torchrun_goes_on_from_a_checkpoint(tmp_path):
     assert "going on with" in done.stdout and int(re.search(r"batch +(\d+)/", done.stdout)[1]) >= 20
     assert record(stopped)["losses"] == pytest.approx(record(whole)["losses"], abs=1e-5)
     again = torchrun("train.py", *TWO, "--threads", 1, "--resume", cwd=stopped)
-    assert again.returncode == 0 and again.stdout.count("is finished, its model is model.pth") == 1
+    assert again.returncode == 0 and again.stdout.count("is finished, its model was saved as model.pth") == 1
 
 
 def test_a_mistake_under_torchrun_is_one_line_of_ours(tmp_path):
@@ -666,16 +669,21 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, assert_refused, arguments,
 
 
 @pytest.mark.parametrize("words", ["CUDA out of memory. Tried to allocate 2 GiB", "[enforce fail at alloc_cpu.cpp] . "
-                                   "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"])
-def test_out_of_memory_is_one_line_that_says_what_helps(capsys, monkeypatch, words):
+                                   "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", "not enough memory: 9 bytes", ""])
+def test_out_of_memory_is_one_line_that_says_what_helps(tmp_path, capsys, monkeypatch, words):
     monkeypatch.setattr(train.signal, "signal", lambda *_: None)
 
     def main():
-        raise torch.OutOfMemoryError(words) if "CUDA" in words else RuntimeError(words)
+        raise torch.OutOfMemoryError(words) if "CUDA" in words else RuntimeError(words) if words else MemoryError
 
-    with pytest.raises(SystemExit) as end:
-        train.script(main)
-    assert end.value.code == 1 and re.fullmatch(r"\S+: error: out of memory: .*--batch-size.*\n", capsys.readouterr().err)
+    def main_that_trains():
+        with train.saying_what_is_saved(str(tmp_path)):
+            main()
+
+    for ending, begin in (("", main), ("; .* nothing was saved", main_that_trains)):
+        with pytest.raises(SystemExit) as end:
+            train.script(begin)
+        assert end.value.code == 1 and re.fullmatch(rf"\S+: error: out of memory: .*--batch-size need less{ending}\n", capsys.readouterr().err)
 
 
 def test_a_gpu_without_bfloat16_is_refused(monkeypatch):
@@ -763,7 +771,11 @@ def test_no_permission_to_read_a_model(monkeypatch, tmp_path):
         train.load_weights(cnn(), str(path))
 
 
-def test_help_shows_defaults():
-    text = run("--help").stdout
-    for words in ("default: 5)", "default: 128)", "default: mnist", "adam 0.005", "MultiStepLR"):
-        assert words in text
+@pytest.mark.parametrize("script, defaults", [
+    ("train.py", ["default: 5)", "default: 128)", "default: mnist", "adam 0.005", "MultiStepLR"]),
+    ("fashion_mnist.py", ["default: 4)", "default: 32)", "default: auto", "default: 0.05)", "64:0.357"])])
+def test_help_shows_defaults(script, defaults):
+    done = run("--help", script=script)
+    assert done.returncode == 0 and done.stderr == ""
+    for words in defaults:
+        assert words in done.stdout
