@@ -39,7 +39,7 @@ import train
 from dataset import Augment, load_fashion_mnist, load_mnist, preprocess_for
 from model import MODELS, cnn, layer_table, resnet18
 
-QUICK = False                           # --quick: 200 images of each set (192 and 100 by a script), one epoch; two kills
+QUICK = False                           # --quick: 200 images of each set (96 and 100 by a script), one epoch; two kills
 RECIPE = Augment(rotation=10, shift=1)  # how train.py augments MNIST
 DEVICE = train.pick_device("auto")      # as in the scripts
 
@@ -132,7 +132,7 @@ def measured(command, output):
 def whole_run(*command):
     """Run a script as a user does; what its record says, the wall-clock seconds, the peak memory in MiB, its output."""
     os.makedirs("runs", exist_ok=True)
-    short = ["--train-images", "192", "--validation", "100", "--epochs", "1"] if QUICK else []
+    short = ["--train-images", "96", "--validation", "100", "--epochs", "1"] if QUICK else []
     with open(f"runs/output-{os.getpid()}.txt", "w+") as output:  # for who wants to watch
         seconds, mib = measured([*command, *short], output)
         output.seek(0)
