@@ -686,6 +686,17 @@ def test_out_of_memory_is_one_line_that_says_what_helps(tmp_path, capsys, monkey
         assert end.value.code == 1 and re.fullmatch(rf"\S+: error: out of memory: .*--batch-size need less{ending}\n", capsys.readouterr().err)
 
 
+def test_out_of_memory_does_not_condemn_a_checkpoint_that_there_is_no_memory_to_read(tmp_path, monkeypatch):
+    def no_memory(path):
+        raise train.UserError("damaged; train anew, without --resume")
+
+    (tmp_path / "checkpoint.pt").write_bytes(b"good")
+    monkeypatch.setattr(train, "load_checkpoint", no_memory)
+    with pytest.raises(MemoryError) as error, train.saying_what_is_saved(str(tmp_path)):
+        raise MemoryError
+    assert error.value.saved == f"; {tmp_path} has the training: to go on from there, add --resume to the same command"
+
+
 def test_a_gpu_without_bfloat16_is_refused(monkeypatch):
     monkeypatch.setattr(train, "has_bfloat16", lambda device: False)
     with pytest.raises(train.UserError, match="--precision bfloat16: cuda:1 has no bfloat16; say float32"):
