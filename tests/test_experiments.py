@@ -52,9 +52,11 @@ def test_every_study_runs_on_a_small_scale_and_is_recorded(bundle, monkeypatch, 
     for run in runs.values():
         assert "torch" in run["machine"]
         if name == "kills":
-            assert run["kills"] == 2 and run["as_never_killed"] == run["trainings"] >= 1
+            assert run["as_never_killed"] == run["trainings"] >= 1
         else:
             assert 0 < run.get("accuracy", run.get("test_accuracy")) <= 1
+    if name == "kills":
+        assert [run["kills"] for run in runs.values()] == [2, 1]
     capsys.readouterr()
     study(monkeypatch, name, "--quick")
     assert capsys.readouterr().out == ""  # all recorded: nothing is run again
