@@ -530,7 +530,7 @@ def show_plans(save):
 
 
 SETTINGS = ("", "--batch-size 64", *(f"--batch-size 64 {other}" for other in (
-    "--lr 0.1", "--lr 0.025", "--flip 0", "--label-smoothing 0", "--weight-decay 0.002")))
+    "--lr 0.1", "--lr 0.025", "--flip 0", "--label-smoothing 0", "--weight-decay 0.002", "--first-layer patches")))
 
 
 def settings():
@@ -567,7 +567,7 @@ def show_longest(save):
 
 
 TO_90 = 66_000  # images that fashion_mnist.py sees on its way to 90 % in tests/benchmark.py
-BONUS = ("", "--quick", "--image-size 64", "--image-size 64 --epochs 3 --batch-size 64", "--batch-size 64",
+BONUS = ("", "--quick", "--image-size 64", "--image-size 64 --epochs 3 --batch-size 64", "--batch-size 64", "--epochs 3 --first-layer patches",
          "--epochs 6 --image-size 64:0.55,96:0.2,128:0.1,160:0.05,192:0.05,224:0.05")
 
 

@@ -11,7 +11,6 @@ it on a quiet machine: a second busy process upsets the timing of every OpenMP p
 
 import argparse
 import json
-import math
 import os
 import statistics
 import sys
@@ -141,7 +140,7 @@ def fashion():
     return [part.to(DEVICE) for part in load_fashion_mnist()]
 
 
-def resnet_ours(size, steps, keep, augment, autocast, batch_size=BATCH):
+def resnet_ours(size, steps, keep, augment, autocast):
     """Training steps a second of fashion_mnist.py."""
     if keep:
         fashion_mnist.keep_freed_memory()
@@ -150,8 +149,8 @@ def resnet_ours(size, steps, keep, augment, autocast, batch_size=BATCH):
     optimizer, sizes = fashion_mnist.make_optimizer(model), [size] * (steps + 1)
 
     def fit(count):
-        train.fit(model, trainset.subset(slice(batch_size * count)), testset.subset(slice(1)), optimizer,
-                  fashion_mnist.make_schedule(optimizer, sizes), 1, batch_size=batch_size,
+        train.fit(model, trainset.subset(slice(BATCH * count)), testset.subset(slice(1)), optimizer,
+                  fashion_mnist.make_schedule(optimizer, sizes), 1, batch_size=BATCH,
                   train_transform=fashion_mnist.Input(augment, sizes).train, loss_fn=nn.CrossEntropyLoss(label_smoothing=0.1),
                   autocast=autocast, report_images=1, progress=False)
 
@@ -208,25 +207,8 @@ def resnet_training(size, steps, count):
                    other: (resnet_ours, size, steps, True, Augment(flip=0.5), not autocast),
                    "ceiling": (resnet_ceiling, size, steps, autocast), "course": (resnet_course, size, steps)}
     with ExitStack() as stack:
-        pools = {name: stack.enter_context(own_process()) for name in contestants}
+        pools = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn"))) for name in contestants}
         return rounds({name: lambda name=name: pools[name].submit(*contestants[name]).result() for name in contestants}, count)
-
-
-def own_process():
-    """A process that calls functions for us, for its memory settings are its own."""
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-
-
-def resnet_plans(_):
-    """Seconds of training that fashion_mnist.py takes here, without its reports, estimated from ten steps at each image size."""
-    total = fashion_mnist.EPOCHS * math.ceil(len(fashion()[0]) / fashion_mnist.BATCH_SIZE)
-    default = fashion_mnist.sizes_of(fashion_mnist.parse_plan(fashion_mnist.PLAN), total)
-    autocast = train.has_bfloat16(DEVICE)
-    with own_process() as pool:
-        step = {size: 1 / pool.submit(resnet_ours, size, 10, True, Augment(flip=0.5), autocast, fashion_mnist.BATCH_SIZE).result()
-                for size in dict.fromkeys(default)}
-    return {"seconds_a_step": {size: round(seconds, 3) for size, seconds in step.items()},
-            "default": round(sum(step[size] for size in default)), "--image-size 64": round(total * step[64])}
 
 
 def time_to_90(_):
@@ -302,7 +284,7 @@ STUDIES = {"mnist training, steps": mnist_training, "mnist evaluation, images": 
            "loading, seconds": loading, "mnist memory": mnist_memory,
            "resnet18 training at 64, steps": partial(resnet_training, 64, 12 if DEVICE.type == "cpu" else STEPS),
            "resnet18 training at 224, steps": partial(resnet_training, 224, 3 if DEVICE.type == "cpu" else STEPS),
-           "resnet18 trainings, seconds": resnet_plans, "resnet18 memory": resnet_memory, "resnet18 to 90 %, seconds": time_to_90}
+           "resnet18 memory": resnet_memory, "resnet18 to 90 %, seconds": time_to_90}
 
 
 def main():

@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 import zipfile
-from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
@@ -169,27 +168,6 @@ def test_the_benchmark_follows_the_course_to_90_percent_or_four_times_ours(monke
     assert list(remaining) == []
     assert (result["course"]["looks"][-1]["images"], result["course"]["reached"]) == (images, reached)
     assert result["course"]["seconds"] == images / 10 and result["ours_over"]["course"] == images / 8000
-
-
-def test_the_benchmark_estimates_a_training_from_its_steps(monkeypatch):
-    class Here:
-        """Stands in for the other process: a step takes a second for every 64x64 pixels of an image."""
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def submit(self, function, size, *_):
-            return SimpleNamespace(result=lambda: 64 ** 2 / size ** 2)
-
-    monkeypatch.setattr(benchmark, "own_process", Here)
-    monkeypatch.setattr(fashion_mnist, "PLAN", "64:0.75,128:0.25")
-    result = benchmark.resnet_plans(0)
-    steps = fashion_mnist.EPOCHS * 60_000 / fashion_mnist.BATCH_SIZE
-    assert result["seconds_a_step"] == {64: 1, 128: 4}
-    assert (result["default"], result["--image-size 64"]) == (steps * (0.75 + 0.25 * 4), steps)
 
 
 @pytest.mark.parametrize("only, figures", [("loading", ["mnist", "cifar10"]), ("mnist training", ["rounds", "per_second", "ours_over"])])

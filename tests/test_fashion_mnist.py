@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 import urllib.error
 from types import SimpleNamespace
 
@@ -149,6 +150,17 @@ def test_weights_txt_that_cannot_be_read_is_an_error_of_one_line(tmp_path, monke
     assert script.run_folder(SimpleNamespace(resume=True), None, "other weights")[1] == "random weights"
 
 
+def test_the_first_layer_starts_with_filters_that_whiten(fashion):
+    images = script.to_network(fashion[0][:1000][0], 64)
+    layer = resnet18().conv1
+    script.whiten(layer, images)
+    assert torch.equal(layer.weight[32:], -layer.weight[:32])
+    responses = layer(script.to_network(fashion[1][:300][0], 64))[..., 2:-2, 2:-2].permute(1, 0, 2, 3).flatten(1)[:32]
+    spread = responses @ responses.T / responses.shape[1]
+    assert torch.allclose(spread[28:, 28:], torch.eye(4), atol=0.15)
+    assert spread.diag()[:4].max() < 0.5  # the smallest components are noise: it is not blown up
+
+
 # ------------------------------------------------------------------ settings
 
 
@@ -171,7 +183,7 @@ def test_the_options_reach_the_training(tmp_path, monkeypatch):
         pass
 
     def fit(model, trainset, testset, optimizer, scheduler, epochs, **options):
-        seen.update(options, images=len(trainset), epochs=epochs, optimizer=optimizer)
+        seen.update(options, images=len(trainset), epochs=epochs, optimizer=optimizer, first=model.conv1.weight)
         raise Enough
 
     seen = {}
@@ -187,6 +199,17 @@ def test_the_options_reach_the_training(tmp_path, monkeypatch):
     assert (augment.flip, augment.rotation, augment.shift) == (0.25, 7, 3)
     kernels, _ = seen["optimizer"].param_groups
     assert (kernels["initial_lr"], kernels["momentum"], kernels["weight_decay"]) == (0.5, 0.75, 0.125)
+    assert not torch.equal(seen["first"][32:], -seen["first"][:32])
+    command = [*sys.argv, "--first-layer", "patches", "--runs"]
+    monkeypatch.setattr("sys.argv", [*command, "others"])  # two folders of one second would have one name
+    with pytest.raises(Enough):
+        script.main()
+    assert torch.equal(seen["first"][32:], -seen["first"][:32])
+    train.save(resnet18().state_dict(), "random weights")
+    monkeypatch.setattr("sys.argv", [*command, "more", "--weights", "random weights"])
+    with pytest.raises(Enough):
+        script.main()
+    assert torch.equal(seen["first"], torch.load("random weights")["conv1.weight"])
 
 
 def test_only_kernels_have_weight_decay():
