@@ -567,30 +567,59 @@ def show_longest(save):
 
 
 TO_90 = 66_000  # images that fashion_mnist.py sees on its way to 90 % in tests/benchmark.py
-BONUS = ("", "--quick", "--image-size 64", "--image-size 64 --epochs 3 --batch-size 64", "--batch-size 64", "--epochs 3 --first-layer patches",
-         "--epochs 6 --image-size 64:0.55,96:0.2,128:0.1,160:0.05,192:0.05,224:0.05")
+def first_layer():
+    """`fashion_mnist.py` from random filters and from image patches: the default's 6 epochs, 5,000 validation images, two seeds."""
+    return {f"{start} seed {seed}": partial(validated, "--epochs", "6", "--first-layer", start, "--seed", str(seed))
+            for start in ("random", "patches") for seed in (0, 1)}
+
+
+def show_first_layer(save):
+    runs = results("first_layer")
+    return {"first-layer": table(["first layer", "validation accuracy: seed 0 (%)", "seed 1 (%)"],
+                                 [[f"`--first-layer {start}`", *(percent([value]) for value in over_seeds(runs, start))] for start in groups(runs)])}
+
+
+def on_cuda():
+    """`python train.py` and `python fashion_mnist.py` from random weights on a GPU: test accuracy and seconds of the whole process."""
+    return {script: partial(whole_run, script, *options, "--save", "runs/on_cuda.pth")
+            for script, options in (("train.py", ()), ("fashion_mnist.py", ("--weights", "none")))}
+
+
+def show_on_cuda(save):
+    rates = results("benchmark_cuda")["resnet18 training at 224, steps"]  # by tests/benchmark.py
+    return {"on-cuda": table(
+        ["command", "test accuracy (%)", "training (s)", "whole process (s)"],
+        [[f"`python {command}`", percent([run["test_accuracy"]]), f"{run['training_seconds']:.0f}", f"{run['seconds']:.0f}"]
+         for command, run in zip(("train.py", "fashion_mnist.py --weights none"), results("on_cuda").values())]),
+        "on-cuda-rates": table(
+        ["training of ResNet18 at 224x224, mini-batches of 64", "mini-batches a second", "ours over it"],
+        [[name, f"{rate:.0f}", f"{rates['ours_over'].get(name, 1):.2f}"] for name, rate in rates["per_second"].items()])}
+
+
+BONUS = ("--quick", "--epochs 4", "--epochs 3 --first-layer patches", "--epochs 4 --batch-size 64",
+         "--epochs 6 --image-size 64:0.55,96:0.2,128:0.1,160:0.05,192:0.05,224:0.05", "--epochs 4 --image-size 64",
+         *(f"--image-size 64 --epochs 3 --batch-size 64{start}" for start in ("", " --first-layer patches")))
 
 
 def bonus():
     """`python fashion_mnist.py` from random weights, start to end: test accuracy, seconds and MiB of the whole process."""
-    return {options or "default":
-            partial(whole_run, "fashion_mnist.py", "--weights", "none", *options.split(), "--save", f"runs/bonus{options.replace(' ', '')}.pth")
+    return {options: partial(whole_run, "fashion_mnist.py", "--weights", "none", *options.split(), "--save", f"runs/bonus{options.replace(' ', '')}.pth")
             for options in BONUS}
 
 
 def show_bonus(save):
     made = results("bonus")
     runs = {key: made[key] for key in bonus()}
-    curve = runs["default"]["reports"]
+    default = results("on_cuda")["fashion_mnist.py"]
     figure, axis = new_figure()
-    batches = [point[0] for point in curve]
+    batches = [point[0] for point in default["reports"]]
     start = 0
-    for size, count in re.findall(r"(\d+) for (\d+) batches", "\n".join(runs["default"]["output"])):
+    for size, count in re.findall(r"(\d+) for (\d+) batches", "\n".join(default["output"])):
         axis.axvline(start, color=GREY, linewidth=0.6)
         axis.text(start + 40, 0.02, size, color=GREY, transform=axis.get_xaxis_transform())
         start += int(count)
     for which, label, colour, look in ((2, "training", BLUE, "o-"), (3, "test", ORANGE, "s--")):
-        axis.plot(batches, [100 * point[which] for point in curve], look, color=colour, label=f"first 1,000 images of the {label} set")
+        axis.plot(batches, [100 * point[which] for point in default["reports"]], look, color=colour, label=f"first 1,000 images of the {label} set")
     axis.set(xlabel="mini-batches, of images of the size written at the bottom", ylabel="accuracy (%), at the size of the moment")
     axis.legend(loc="lower right", bbox_to_anchor=(1, 0.06))
     save(figure, "bonus")
@@ -603,7 +632,7 @@ def show_bonus(save):
          ["the course's loop", f"{looks[-1]['images']:,}", f"at most {percent([best['accuracy']])}", f"{best['of']:,}", f"{course['seconds'] / 60:.0f}, estimated"]]),
         "bonus": table(
         ["command", "tested at", "test accuracy (%)", "whole process (s)", "peak memory (MiB)", "processor"],
-        [[f"`python fashion_mnist.py --weights none{'' if key == 'default' else ' ' + key}`", re.search(r"accuracy at (\w+)", "\n".join(r["output"]))[1],
+        [[f"`python fashion_mnist.py --weights none {key}`", re.search(r"accuracy at (\w+)", "\n".join(r["output"]))[1],
           f"{100 * r['test_accuracy']:.2f}", f"{r['seconds']:,.0f}", f"{r['mib']:,}", r["machine"].split(",")[0]]
          for key, r in runs.items()])}
 
@@ -742,6 +771,20 @@ def show_augmentation_and_length(save):
         ["", "6 epochs: train (%)", "test (%)", "24 epochs: train (%)", "test (%)", "test, minus none (points): 6 epochs", "24 epochs"], rows)}
 
 
+def augmentation_at_224():
+    """Three of these augmentations at 224x224: the same 4,000 images, 6 epochs, three seeds."""
+    return {f"{key} seed {seed}": partial(train_resnet18, 224, 4000, seed, 6, Augment(*GRID[key]))
+            for seed in range(3) for key in PICKED.values()}
+
+
+def show_augmentation_at_224(save):
+    runs, none = results("augmentation_at_224"), PICKED["none"]
+    return {"augmentation-224": table(
+        ["", "train accuracy (%)", "test accuracy (%)", "test, minus none (points)", "significant"],
+        [[name, percent(over_seeds(runs, key, "train_accuracy")), percent(over_seeds(runs, key)),
+          *(("", "") if key == none else difference(over_seeds(runs, key), over_seeds(runs, none))[::2])] for name, key in PICKED.items()])}
+
+
 def image_sizes():
     """ResNet18 at 32x32, 64x64, 112x112 and 224x224 on 2,000 images, 6 epochs: three seeds."""
     return {f"{size}x{size} seed {seed}": partial(train_resnet18, size, 2000, seed, 6)
@@ -799,7 +842,7 @@ def show_outputs(save):
     """Pictures of the terminal, and the text of each: the command and what it printed, without the lines' ends in spaces."""
     runs = results("outputs")
     screens = {name: [f"python {command}", *runs[f"python {command}"]["output"]] for name, command in PRINTED.items()}
-    screens["fashion"] = ["python fashion_mnist.py --weights none --save runs/bonus.pth", *results("bonus")["default"]["output"]]
+    screens["fashion"] = ["python fashion_mnist.py --weights none --epochs 6 --save runs/b.pth", *results("on_cuda")["fashion_mnist.py"]["output"]]
     made = {}
     for name, printed in screens.items():
         lines = ["$ " + printed[0], *(line.rstrip() for line in printed[1:])]
@@ -959,8 +1002,9 @@ STUDIES = {study.__name__: (study, shown) for study, shown in (
     (recipe, show_recipe), (sweep, show_sweep), (optimizers, show_optimizers), (schedules, show_schedules),
     (batch_sizes, show_batch_sizes), (seeds, show_seeds), (tutorial, show_tutorial), (lenet5_further, show_lenet5_further),
     (augmentation, show_augmentation), (augmentation_and_images, show_augmentation_and_images),
-    (augmentation_and_length, show_augmentation_and_length), (image_sizes, show_image_sizes),
-    (plans, show_plans), (settings, show_settings), (bonus, show_bonus), (longest, show_longest), (shipped, show_shipped),
+    (augmentation_and_length, show_augmentation_and_length), (augmentation_at_224, show_augmentation_at_224), (image_sizes, show_image_sizes),
+    (plans, show_plans), (settings, show_settings), (first_layer, show_first_layer), (bonus, show_bonus), (on_cuda, show_on_cuda),
+    (longest, show_longest), (shipped, show_shipped),
     (outputs, show_outputs), (kills, show_kills))}
 
 

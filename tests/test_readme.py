@@ -45,6 +45,8 @@ def test_the_bonus_of_the_readme():
     """
     for run in json.load(open("results/bonus.json")).values():
         assert f"{100 * run['test_accuracy']:.2f} % in {run['seconds'] / 60:.0f} minutes |" in README
+    for run in json.load(open("results/on_cuda.json")).values():
+        assert f"{100 * run['test_accuracy']:.2f} % in {run['seconds']:.0f} seconds |" in README
     assert f"takes {json.load(open('results/bonus.json'))['--quick']['seconds'] / 60:.0f} minutes" in " ".join(README.split())
     recorded = json.load(open("results/shipped.json"))["fashion_mnist.pth"]
     assert f"{100 * recorded['accuracy']:.2f} % | `python fashion_mnist.py --evaluate fashion_mnist.pth`" in README
@@ -57,7 +59,7 @@ def test_the_bonus_of_the_readme():
 
 
 def test_what_the_programs_print_in_the_readme_was_recorded():
-    recorded = [*json.load(open("results/outputs.json")).values(), json.load(open("results/bonus.json"))["default"]]
+    recorded = [*json.load(open("results/outputs.json")).values(), json.load(open("results/on_cuda.json"))["fashion_mnist.py"]]
     printed = {line.rstrip() for run in recorded for line in run["output"]} | {"", "..."}
     blocks = [block for block in README.split("```")[1::2] if block.startswith("\n")]
     assert len(blocks) >= 4
@@ -72,6 +74,7 @@ def test_the_benchmark_of_the_readme():
         "mnist training, steps", "mnist evaluation, images", "resnet18 training at 224, steps", "resnet18 training at 64, steps"))
     loading = benchmark["loading, seconds"]
     float32 = json.load(open("results/benchmark_float32.json"))
+    cuda = json.load(open("results/benchmark_cuda.json"))["resnet18 training at 224, steps"]["ours_over"]
     large32, small32 = (float32[f"resnet18 training at {size}, steps"]["ours_over"] for size in (224, 64))
     assert f"float32 is {large32['ours, bfloat16']:.1f} and {small32['ours, bfloat16']:.1f} times as fast" in " ".join(README.split())
     mnist32, evaluation32 = (float32[name]["ours_over"] for name in ("mnist training, steps", "mnist evaluation, images"))
@@ -84,6 +87,7 @@ def test_the_benchmark_of_the_readme():
                    f"{evaluation['course']:.1f} and {evaluation32['course']:.1f} times",
                    f"{large['course']:.1f} and {small['course']:.1f} times",
                    f"{large32['course']:.1f} and {small32['course']:.1f} times",
+                   f"{cuda['course']:.1f} times", f"{cuda['ceiling']:.2f} times",
                    f"{loading['mnist']:.2f} s, {loading['cifar10']:.2f} s", f"{benchmark['mnist memory']['above_mib']} MiB"):
         assert f"| {figure} |" in README
 
