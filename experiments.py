@@ -566,7 +566,6 @@ def show_longest(save):
           percent([results("shipped")["fashion_mnist.pth"]["accuracy"]]), f"{run['seconds']:,.0f}"]])}
 
 
-TO_90 = 66_000  # images that fashion_mnist.py sees on its way to 90 % in tests/benchmark.py
 def first_layer():
     """`fashion_mnist.py` from random filters and from image patches: the default's 6 epochs, 5,000 validation images, two seeds."""
     return {f"{start} seed {seed}": partial(validated, "--epochs", "6", "--first-layer", start, "--seed", str(seed))
@@ -579,10 +578,12 @@ def show_first_layer(save):
                                  [[f"`--first-layer {start}`", *(percent([value]) for value in over_seeds(runs, start))] for start in groups(runs)])}
 
 
+ON_CUDA = ("train.py --save runs/m.pth", "fashion_mnist.py --weights none --epochs 6 --save runs/b.pth")
+
+
 def on_cuda():
-    """`python train.py` and `python fashion_mnist.py` from random weights on a GPU: test accuracy and seconds of the whole process."""
-    return {script: partial(whole_run, script, *options, "--save", "runs/on_cuda.pth")
-            for script, options in (("train.py", ()), ("fashion_mnist.py", ("--weights", "none")))}
+    """Both scripts with their defaults, from random weights, on a GPU: test accuracy and seconds of the whole process."""
+    return {command: partial(whole_run, *command.split(), "--device", "cuda") for command in ON_CUDA}
 
 
 def show_on_cuda(save):
@@ -590,13 +591,14 @@ def show_on_cuda(save):
     return {"on-cuda": table(
         ["command", "test accuracy (%)", "training (s)", "whole process (s)"],
         [[f"`python {command}`", percent([run["test_accuracy"]]), f"{run['training_seconds']:.0f}", f"{run['seconds']:.0f}"]
-         for command, run in zip(("train.py", "fashion_mnist.py --weights none"), results("on_cuda").values())]),
+         for command, run in results("on_cuda").items()]),
         "on-cuda-rates": table(
         ["training of ResNet18 at 224x224, mini-batches of 64", "mini-batches a second", "ours over it"],
         [[name, f"{rate:.0f}", f"{rates['ours_over'].get(name, 1):.2f}"] for name, rate in rates["per_second"].items()])}
 
 
-BONUS = ("--quick", "--epochs 4", "--epochs 3 --first-layer patches", "--epochs 4 --batch-size 64",
+TO_90 = 66_000  # images that fashion_mnist.py sees on its way to 90 % in tests/benchmark.py
+BONUS = ("--epochs 4", "--epochs 4 --batch-size 64", "--epochs 3 --first-layer patches", "--quick",
          "--epochs 6 --image-size 64:0.55,96:0.2,128:0.1,160:0.05,192:0.05,224:0.05", "--epochs 4 --image-size 64",
          *(f"--image-size 64 --epochs 3 --batch-size 64{start}" for start in ("", " --first-layer patches")))
 
@@ -608,9 +610,7 @@ def bonus():
 
 
 def show_bonus(save):
-    made = results("bonus")
-    runs = {key: made[key] for key in bonus()}
-    default = results("on_cuda")["fashion_mnist.py"]
+    runs, default = results("bonus"), results("on_cuda")[ON_CUDA[1]]
     figure, axis = new_figure()
     batches = [point[0] for point in default["reports"]]
     start = 0
@@ -842,7 +842,7 @@ def show_outputs(save):
     """Pictures of the terminal, and the text of each: the command and what it printed, without the lines' ends in spaces."""
     runs = results("outputs")
     screens = {name: [f"python {command}", *runs[f"python {command}"]["output"]] for name, command in PRINTED.items()}
-    screens["fashion"] = ["python fashion_mnist.py --weights none --epochs 6 --save runs/b.pth", *results("on_cuda")["fashion_mnist.py"]["output"]]
+    screens["fashion"] = [f"python {ON_CUDA[1]}", *results("on_cuda")[ON_CUDA[1]]["output"]]
     made = {}
     for name, printed in screens.items():
         lines = ["$ " + printed[0], *(line.rstrip() for line in printed[1:])]

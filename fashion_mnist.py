@@ -1,6 +1,6 @@
 """The bonus: train ResNet18 on Fashion-MNIST, test it at 224x224, save fashion_mnist.pth.
 
-    python fashion_mnist.py                       # 2 minutes on a GPU (H200); on two CPU cores with AMX some 50 (estimated)
+    python fashion_mnist.py                       # 2 minutes on a GPU (H200); on two CPU cores some 50 with AMX, 3 hours with AVX2 only (estimated)
     python fashion_mnist.py --quick               # one epoch at 64x64, 9 minutes with AVX2 only
     python fashion_mnist.py --image-size 64       # train and test at 64x64
     python fashion_mnist.py --evaluate fashion_mnist.pth

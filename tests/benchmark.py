@@ -34,7 +34,7 @@ from dataset import Augment, load_cifar10, load_fashion_mnist, load_mnist
 from experiments import DEVICE, TO_90, machine, measured, recorded, whole_run
 from model import cnn, resnet18
 
-BATCH, STEPS = 64, 300  # batch size, and training steps a round
+BATCH, STEPS = 64, 300  # batch size, and the CNN's training steps a round
 
 
 def rounds(contestants, count):
@@ -206,7 +206,7 @@ def resnet_training(size, steps, count):
                    "ours, freed memory not kept": (resnet_ours, size, steps, False, Augment(flip=0.5), autocast),
                    other: (resnet_ours, size, steps, True, Augment(flip=0.5), not autocast),
                    "ceiling": (resnet_ceiling, size, steps, autocast), "course": (resnet_course, size, steps)}
-    if DEVICE.type != "cpu":  # whose freed memory is not glibc's
+    if DEVICE.type != "cpu":  # a GPU's memory is PyTorch's to keep, not glibc's
         del contestants["ours, freed memory not kept"]
     with ExitStack() as stack:
         pools = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn"))) for name in contestants}
