@@ -44,7 +44,7 @@ def study(monkeypatch, *arguments):
 
 
 @pytest.mark.parametrize("name", [name for name in experiments.STUDIES if name not in (
-    "outputs", "on_cuda", "first_layer", "augmentation_at_224")])  # minutes, for the functions of train.py's seeds, plans and image_sizes again
+    "outputs", "on_cuda", "first_layer", "augmentation_at_224")])  # these take minutes, and call what seeds, plans and image_sizes call
 def test_every_study_runs_on_a_small_scale_and_is_recorded(bundle, monkeypatch, capsys, name):
     study(monkeypatch, name, "--quick")
     runs = json.loads((bundle / "runs" / "quick" / f"{name}.json").read_text())
