@@ -784,7 +784,7 @@ def test_no_permission_to_read_a_model(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("script, defaults", [
     ("train.py", ["default: 5)", "default: 128)", "default: mnist", "adam 0.005", "MultiStepLR"]),
-    ("fashion_mnist.py", ["default: 4)", "default: 32)", "default: auto", "default: 0.05)", "64:0.357"])])
+    ("fashion_mnist.py", ["default: 6)", "default: 32)", "default: auto", "default: 0.05)", "64:0.357"])])
 def test_help_shows_defaults(script, defaults):
     done = run("--help", script=script)
     assert done.returncode == 0 and done.stderr == ""
