@@ -10,10 +10,10 @@ The script prints one row a layer (input shape, output shape, trainable paramete
 formula's numbers) and ends with the total; it runs the network to find them, nothing is typed in.
 """
 
-import argparse
-
 import torch
 from torch import nn
+
+from support import command_line
 
 
 def lenet5():
@@ -87,6 +87,7 @@ def resnet18(weights=None):
 
     Float [B, 1, H, W] in (224x224 by design; any size from 32x32 up runs), logits [B, 10] out;
     11,175,370 parameters. After He et al., "Deep residual learning for image recognition" (2015).
+    fashion_mnist.py trains it on images that are normalised first: (image - MEAN) / STD.
 
     weights: None for random weights, or one of torchvision's `ResNet18_Weights`, looked up in
         torch's cache and else downloaded. The one-channel kernel then starts as the sum of the
@@ -113,60 +114,67 @@ MODELS = {"cnn": (cnn, 1, 28), "lenet5": (lenet5, 3, 32)}
 
 def parameter_formula(layer):
     """The hand-out's formula filled in, such as "5x5x1x16 + 16 = 416"; "0" without parameters."""
-    count = sum(p.numel() for p in layer.parameters() if p.requires_grad)
-    for module in layer.modules():
-        if isinstance(module, nn.Conv2d):
-            (h, w), c_in, c_out = module.kernel_size, module.in_channels, module.out_channels
-            return f"{h}x{w}x{c_in}x{c_out} + {c_out} = {count:,}"
-        if isinstance(module, nn.Linear):
-            return f"{module.in_features}x{module.out_features} + {module.out_features} = {count:,}"
-    return f"{count:,}"
+    terms, total = [], 0
+    for parameter in layer.parameters():  # a kernel is [out, in, height, width]
+        out_in, kernel = parameter.shape[:2], parameter.shape[2:]
+        terms.append("x".join(str(size) for size in (*kernel, *reversed(out_in))))
+        total += parameter.numel()
+    return f"{' + '.join(terms)} = {total:,}" if terms else "0"
 
 
 def layer_table(model, image_shape, batch_size=16):
-    """The rows of question 1.1, found by running `model` on a batch of zeros, top-level layer by layer.
+    """The rows of question 1.1, found by running `model` on a batch of zeros, layer by layer.
 
     model: an nn.Sequential; image_shape: (C, H, W).
     Returns a list of dicts: number (int, None for Flatten, which the hand-out does not count),
     layer (str), input and output (tuples), parameters (int), formula (str).
     """
     rows, x, number = [], torch.zeros(batch_size, *image_shape), 0
-    with torch.no_grad():
-        for layer in model:
+    for layer in model.eval():
+        with torch.no_grad():
             y = layer(x)
-            flatten = isinstance(layer, nn.Flatten)
-            number += not flatten
-            names = {nn.Conv2d: "Conv", nn.MaxPool2d: "Max pooling", nn.Linear: "FC", nn.Flatten: "(flatten)"}
-            main, relu = (layer[0], " + ReLU") if isinstance(layer, nn.Sequential) else (layer, "")
-            kernel = "x".join(map(str, main.kernel_size)) if hasattr(main, "kernel_size") else ""
-            rows.append({
-                "number": None if flatten else number,
-                "layer": f"{names[type(main)]} {kernel}".strip() + relu,
-                "input": tuple(x.shape),
-                "output": tuple(y.shape),
-                "parameters": sum(p.numel() for p in layer.parameters() if p.requires_grad),
-                "formula": parameter_formula(layer),
-            })
-            x = y
+        counts = not isinstance(layer, nn.Flatten)
+        number += counts
+        rows.append({"number": number if counts else None, "layer": layer_name(layer),
+                     "input": tuple(x.shape), "output": tuple(y.shape),
+                     "parameters": sum(p.numel() for p in layer.parameters()),
+                     "formula": parameter_formula(layer)})
+        x = y
     return rows
+
+
+def layer_name(layer):
+    """Such as "Conv 5x5 + ReLU" for a Sequential of the two."""
+    if isinstance(layer, nn.Sequential):
+        return " + ".join(layer_name(part) for part in layer)
+    name = type(layer).__name__
+    names = {"Conv2d": "Conv", "MaxPool2d": "Max pooling", "Linear": "FC", "Flatten": "(flatten)"}
+    kernel = getattr(layer, "kernel_size", ())
+    sides = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    return f"{names.get(name, name)} {'x'.join(map(str, sides))}".strip()
 
 
 def print_table(name, batch_size):
     build, channels, size = MODELS[name]
     rows = layer_table(build(), (channels, size, size), batch_size)
-    print(f"{name}, batch size {batch_size}: shapes are [batch, channels, height, width] or [batch, features]\n")
-    print(f"{'':>2} {'layer':<18} {'input':<18} {'output':<18} trainable parameters")
+    print(f"{name}, batch size {batch_size}: shapes are [batch, channels, height, width] "
+          "or [batch, features]\n")
+    line = "{:>2} {:<18} {:<18} {:<18} {}"
+    print(line.format("", "layer", "input", "output", "trainable parameters"))
     for row in rows:
-        print(f"{row['number'] or '':>2} {row['layer']:<18} {str(list(row['input'])):<18} "
-              f"{str(list(row['output'])):<18} {row['formula']}")
-    print(f"{'':>2} {'total':<18} {'':<18} {'':<18} {sum(row['parameters'] for row in rows):,}\n")
+        shapes = str(list(row["input"])), str(list(row["output"]))
+        print(line.format(row["number"] or "", row["layer"], *shapes, row["formula"]))
+    print(line.format("", "total", "", "", f"{sum(row['parameters'] for row in rows):,}\n"))
+
+
+def main():
+    parser = command_line.Parser(description="Print the layer tables of question 1.1.")
+    parser.add_argument("--batch-size", type=command_line.number(int, 1, 10_000), default=16,
+                        help="images in a batch (default: %(default)s)")
+    args = parser.parse_args()
+    for name in MODELS:
+        print_table(name, args.batch_size)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Print the layer tables of question 1.1.")
-    parser.add_argument("--batch-size", type=int, default=16, help="images in a batch (default: 16)")
-    batch_size = parser.parse_args().batch_size
-    if not 1 <= batch_size <= 10_000:  # which takes half a gigabyte
-        parser.error("--batch-size must be from 1 to 10,000")
-    for name in MODELS:
-        print_table(name, batch_size)
+    command_line.script(main)

