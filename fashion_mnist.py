@@ -207,13 +207,15 @@ def main():
             model, args.weights = start_weights(args.weights, args.seed)
     model = model.to(device, memory_format=torch.channels_last)
     trainset, testset = train.splits(args, load_fashion_mnist, device)
-    folder = runs.open_folder(folder, args, "fashion_mnist.py",
-                              machine.circumstances(device, autocast))
+    now = machine.circumstances(device, autocast)
+    folder = processes.from_first(lambda: runs.open_folder(folder, args, "fashion_mnist.py", now))
 
     sizes = sizes_of(args.image_size, args.epochs * math.ceil(len(trainset) / args.batch_size))
     costs = [size ** 2 for size in sizes]
     optimizer = make_optimizer(model, args.lr, args.momentum, args.weight_decay)
-    title = f"ResNet18 on Fashion-MNIST, weights {args.weights}, seed {args.seed}"
+    names = {"none": "random weights", "imagenet": "ImageNet weights"}
+    start = names.get(args.weights, args.weights)
+    title = f"ResNet18 on Fashion-MNIST from {start}, seed {args.seed}"
     print(f"{title}, {len(trainset)} training images, batch size {args.batch_size}, "
           f"{args.epochs} epochs, {device}")
     print("image sizes: " + ", ".join(f"{size} for {len(list(same))} batches"

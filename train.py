@@ -14,14 +14,15 @@ r"""Train LeNet-5 or the assignment's CNN on MNIST, Fashion-MNIST or CIFAR10.
 
 Prints a report line every 1,000 mini-batches, and at the end
 
-    test accuracy 99.31 %, train accuracy 99.31 %, 15.9 s of training, 16.5 s in all
-    model: model.pth; curves, predictions and history: runs/2026-11-28-150733-123456
+    test accuracy 99.31 %, train accuracy 99.31 %, 15.9 s of training
+    GroundTruth: 7 - seven   2 - two     1 - one     0 - zero    4 - four    1 - one
+    Prediction:  7 - seven   2 - two     1 - one     0 - zero    4 - four    1 - one
+    16.5 s in all; model: model.pth; curves, predictions and history: runs/2026-11-25-005931
 
 The engine is two functions, `fit` and `accuracy`; the other scripts call the same two.
 """
 
 import contextlib
-import itertools
 import math
 import time
 from functools import partial
@@ -140,17 +141,21 @@ def accuracy(model, dataset, prepare=as_it_is, batch_size=250, autocast=False):
 
 
 def random_numbers(seed, number):
-    """Generator `number` of a seed: one for each epoch's order, one for each mini-batch's
-    augmentation, so that a training can go on from any step.
+    """Generator `number` of a seed: the first are for the order of the images in each epoch, then
+    one is for the augmentation of each mini-batch. So a training can go on from any mini-batch.
     """
     return torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**32)
 
 
-def mini_batches(images, batch_size, epochs, seed, device):
-    """The indices of the images in each mini-batch of the training; a new order every epoch."""
+def mini_batches(images, batch_size, epochs, seed, done):
+    """(number, epoch, indices of its images) of each mini-batch, but for the first `done`."""
+    step = 0
     for epoch in range(epochs):
-        order = torch.randperm(images, generator=random_numbers(seed, epoch)).to(device)
-        yield from order.split(batch_size)
+        order = torch.randperm(images, generator=random_numbers(seed, epoch))
+        for indices in order.split(batch_size):
+            if step >= done:
+                yield step, epoch, indices
+            step += 1
 
 
 def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64, seed=0,
@@ -173,21 +178,19 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
     Raises Diverged where the loss, or a weight in the end, is not finite.
     """
     device = trainset.images.device
-    per_epoch = math.ceil(len(trainset) / batch_size)
-    total = epochs * per_epoch
+    total = epochs * math.ceil(len(trainset) / batch_size)
+    costs = costs or [1] * total
     heads = [data.subset(slice(report_images)) for data in (trainset, testset)]
-    batches = mini_batches(len(trainset), batch_size, epochs, seed, device)
     progress = runs.Progress(total, device, checkpoint,
                              model=model, optimizer=optimizer, scheduler=scheduler)
+    batches = mini_batches(len(trainset), batch_size, epochs, seed, done=progress.step)
     network = processes.replicated(model)
     model.train()
-    costs = costs or [1] * total
     with progress_bar(costs, progress.step, quiet) as bar:
-        for indices in itertools.islice(batches, progress.step, None):
-            step = progress.step
+        for step, epoch, indices in batches:
             images, labels = trainset[indices]
             images = augment(images, random_numbers(seed, epochs + step))
-            mine, weight = processes.share(len(labels))
+            mine, weight = processes.share(len(labels))  # without torchrun: all, 1
             prepare_now = partial(prepare, step=step)
             images, labels = to_input(images[mine], prepare_now), labels[mine]
 
@@ -202,7 +205,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
             reporting = progress.step % report_every == 0 or progress.step == total
             if reporting:
                 measure = partial(accuracy, prepare=prepare_now, autocast=autocast)
-                progress.report(epoch=step // per_epoch + 1,
+                progress.report(epoch=epoch + 1,
                                 train_accuracy=processes.measured(measure, model, heads[0]),
                                 test_accuracy=processes.measured(measure, model, heads[1]),
                                 learning_rate=scheduler.get_last_lr()[0])
@@ -294,6 +297,14 @@ def parse_arguments():
     return args, folder
 
 
+def evaluate(args, model, testset, autocast):
+    """Print the accuracy of the saved model --evaluate."""
+    files.load_weights(model, args.evaluate)
+    right = accuracy(model, testset, autocast=autocast)
+    print(f"{args.evaluate}: {testset.split} accuracy {100 * right:.2f} % "
+          f"({round(right * len(testset))} of {len(testset)} images of {args.dataset})")
+
+
 def main():
     started = time.perf_counter()
     args, folder = parse_arguments()
@@ -303,21 +314,17 @@ def main():
     model = build().to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(args.optimizer, model.parameters(), args.lr, args.momentum,
                                args.weight_decay)
-    if args.evaluate is not None:
-        files.load_weights(model, args.evaluate)
-    else:
+    if args.evaluate is None:
         processes.from_first(lambda: files.check_can_write(args.save, files.size_of(model)))
     load = partial(DATASETS[args.dataset], preprocess=preprocess_for(channels, size))
     trainset, testset = splits(args, load, device)
     if args.evaluate is not None:
-        right = accuracy(model, testset, autocast=autocast)
-        print(f"{args.evaluate}: {testset.split} accuracy {100 * right:.2f} % "
-              f"({round(right * len(testset))} of {len(testset)} images of {args.dataset})")
-        return
+        return evaluate(args, model, testset, autocast)
 
     total = args.epochs * math.ceil(len(trainset) / args.batch_size)
     scheduler = make_schedule(optimizer, total, [m / args.epochs for m in args.milestones])
-    folder = runs.open_folder(folder, args, "train.py", machine.circumstances(device, autocast))
+    now = machine.circumstances(device, autocast)
+    folder = processes.from_first(lambda: runs.open_folder(folder, args, "train.py", now))
     title = (f"{args.model} on {args.dataset}, {args.optimizer}, learning rate {args.lr:g}, "
              f"seed {args.seed}")
     print(f"{title}, {len(trainset)} training images, batch size {args.batch_size}, "
@@ -327,18 +334,23 @@ def main():
                       batch_size=args.batch_size, seed=args.seed,
                       augment=Augment(args.flip, args.rotation, args.shift), autocast=autocast,
                       report_every=args.report_every, checkpoint=folder / "checkpoint.pt")
-        if not processes.FIRST:
-            return
-        files.save_model(model, args.save)
-        predicted = predict(model, testset.subset(slice(16)), autocast=autocast).argmax(1)
-        figures.curves(history, folder / "curves.png", title, testset.split)
-        figures.predictions(testset, predicted, folder / "predictions.png")
-        runs.finish(folder, {"settings": vars(args), **history})
+        if processes.FIRST:
+            finish(args, model, testset, autocast, folder, title, history)
+    print(f"{time.perf_counter() - started:.1f} s in all; model: {args.save}; "
+          f"curves, predictions and history: {folder}")
+
+
+def finish(args, model, testset, autocast, folder, title, history):
+    """Save the model, draw the pictures, write the record, and show what it says."""
+    files.save_model(model, args.save)
+    predicted = predict(model, testset.subset(slice(16)), autocast=autocast).argmax(1)
+    figures.curves(history, folder / "curves.png", title, testset.split)
+    figures.predictions(testset, predicted, folder / "predictions.png")
+    runs.finish(folder, {"settings": vars(args), **history})
     last = history["reports"][-1]
     print(f"\n{testset.split} accuracy {100 * last['test_accuracy']:.2f} %, "
           f"train accuracy {100 * last['train_accuracy']:.2f} %, "
-          f"{last['seconds']:.1f} s of training, {time.perf_counter() - started:.1f} s in all")
-    print(f"model: {args.save}; curves, predictions and history: {folder}")
+          f"{last['seconds']:.1f} s of training")
     for name, classes in (("GroundTruth", testset.labels), ("Prediction", predicted)):
         print(f"{name + ':':<12} " + "  ".join(f"{testset.classes[c]:<10}" for c in classes[:6]))
 

@@ -128,7 +128,7 @@ def verdict(error):
     saved = getattr(error, "saved", None)
     also = f"; {saved}" if saved else ""
     if isinstance(error, UserError):
-        return error.status, f"error: {error}{also}"
+        return error.status, f"error: {error}"
     if isinstance(error, Stopped):
         name = "Ctrl-C" if error.number == signal.SIGINT else "SIGTERM"
         return 128 + error.number, f"stopped by {name}: {saved or 'nothing was saved'}"

@@ -42,31 +42,31 @@ def parse(parser):
 
 
 def find(args, script):
-    """(folder, settings) of the newest unfinished run of `script`, or of the one named."""
-    named = [Path(args.resume)] if args.resume else sorted(Path(args.runs).glob("*"), reverse=True)
-    finished = None
-    for folder in named:
-        try:
+    """(folder, settings) of the newest unfinished run of `script`, or of the run named."""
+    folders = [Path(args.resume)] if args.resume else Path(args.runs).glob("*")
+    mine = []
+    for folder in sorted(folders, reverse=True):  # their names begin with the time
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # a damaged one
             settings = files.read_json(folder / "settings.json")
-            if settings["script"] != script or not settings["options"]:
-                continue
-        except (OSError, ValueError, TypeError, KeyError):  # damaged, or of an older version
-            continue
+            if settings["script"] == script and settings["options"] and settings["circumstances"]:
+                mine.append((folder, settings))
+    if not mine:
+        raise UserError(f"--resume: there is no run of {script} in {args.resume or args.runs}")
+    for folder, settings in mine:
         if not (folder / "history.json").exists():
             return folder, settings
-        finished = finished or folder
-    if finished:
-        print(f"{finished} is finished: there is nothing to resume")
-        sys.exit(0)
-    raise UserError(f"--resume: there is no run of {script} in {args.resume or args.runs}")
+    print(f"{mine[0][0]} is finished: there is nothing to resume")
+    sys.exit(0)
 
 
 def open_folder(folder, args, script, now):
-    """The folder of a new run; or `folder`, and a line on which circumstances are not as `now`."""
+    """The folder of a new run; or `folder`, and a line on what is not as it was: `now`, the
+    circumstances of today.
+    """
     if folder:
         before = files.read_json(folder / "settings.json")["circumstances"]
-        changed = [f"{name} is {now[name]}, was {before[name]}" for name in now
-                   if now[name] != before[name]]
+        changed = [f"{name} is {value}, was {before.get(name)}"
+                   for name, value in now.items() if value != before.get(name)]
         print("; ".join([f"going on with {folder}", *changed]))
         return folder
     folder = Path(args.runs) / datetime.now().strftime("%Y-%m-%d-%H%M%S-%f")
@@ -111,11 +111,12 @@ class Progress:
         return time.perf_counter() - self.started
 
     def add(self, loss):
-        """Count a mini-batch and keep its loss; look at every 100 whether they are finite."""
+        """Count a mini-batch and keep its loss. Raises Diverged, at the latest after 100."""
         self.losses[self.step] = processes.mean(loss.detach())
         self.step += 1
-        if self.step % 100 == 0:
-            self.check()
+        if self.step % 100 == 0 and not self.losses.isfinite().all():
+            raise Diverged("the loss is not finite: try a smaller learning rate (--lr); "
+                           "no model was saved")
 
     def report(self, **measured):
         """Keep what was measured, with the mean loss since the last report."""
@@ -124,18 +125,11 @@ class Progress:
         self.reports.append({"batch": self.step, "loss": loss, "seconds": self.seconds(),
                              **measured})
 
-    def check(self):
-        bad = (~self.losses[:self.step].isfinite()).nonzero()
-        if len(bad):
-            raise Diverged(f"the loss is not finite from mini-batch {bad[0].item() + 1} on: "
-                           "try a smaller learning rate (--lr); no model was saved")
-
     def save(self, now=False):
         """Write the checkpoint: now, or when the last one is two minutes old."""
         due = now or time.perf_counter() - self.saved > 120
         if self.path is None or not due or not processes.FIRST:
             return
-        self.check()
         state = {name: part.state_dict() for name, part in self.parts.items()}
         try:
             files.save({**state, "losses": self.losses, "step": self.step,
@@ -151,7 +145,8 @@ def saying_what_is_saved(folder):
     try:
         yield
     except Diverged as error:
-        finish(folder, {"diverged": str(error)})
+        if processes.FIRST:
+            finish(folder, {"diverged": str(error)})
         raise
     except BaseException as stop:
         if (folder / "history.json").exists():
