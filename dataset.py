@@ -6,7 +6,14 @@
     images, labels = trainset[[0, 1, 2]]    # float32 [3, 3, 32, 32], int64 [3]: a batch at once
     imshow(image)
 
-To fetch and check all three (290 MB on disk, nothing is fetched twice):
+What is done to images, and when:
+
+    preprocess   once, to all of them, as they are loaded: Grayscale and Resize
+    transform    whenever a sample is asked for, as in torchvision
+    augment      to the training images of each mini-batch, drawn anew (train.fit)
+    prepare      to whatever the network is given, last (train.fit)
+
+To fetch and check all three datasets (290 MB on disk, nothing is fetched twice):
 
     $ python dataset.py
     MNIST          ok   60000 train + 10000 test images of 1x28x28   from data/MNIST/raw
@@ -69,14 +76,15 @@ class ImageDataset(Dataset):
         return image, self.labels[index].item()
 
     def batch(self, index):
-        on_gpu = isinstance(index, torch.Tensor) and index.device != CPU
-        if not on_gpu:  # there, to look at them would stall it
-            if not isinstance(index, slice):
-                index = np.asarray(index) if len(index) else slice(0)
-            index = torch.from_numpy(np.arange(len(self))[index])  # in range, and none negative
-        index = index.to(self.images.device)
+        # numpy makes positions from 0 of a list, a slice, a mask, negative numbers, or raises
+        if isinstance(index, torch.Tensor):
+            index = index.cpu()
+        if not isinstance(index, slice):
+            index = np.asarray(index, dtype=None if len(index) else int)
+        index = torch.from_numpy(np.arange(len(self))[index])
+        index = index.to(self.images.device, non_blocking=True)
         images = self.images.index_select(0, index).float().div_(255)
-        if self.transform is not None:
+        if self.transform is not None and len(images):
             images = torch.stack([self.transform(image) for image in images])
         return images, self.labels.index_select(0, index)
 
@@ -93,7 +101,7 @@ class ImageDataset(Dataset):
     def with_data(self, images, labels):
         return ImageDataset(images, labels, self.classes, self.source, self.split, self.transform)
 
-    # What follows is as in torchvision. What is written into data has its effect.
+    # as torchvision has them; writing into data changes the images
 
     @property
     def data(self):
@@ -138,9 +146,9 @@ def load_cifar10(root="data", preprocess=None, transform=None):
 
 
 def load(source, root, preprocess=None, transform=None):
-    arrays, where = sources.load(source, root)
+    (images, labels, test_images, test_labels), where = sources.load(source, root)
     splits = []
-    for split, images, labels in (("train", *arrays[:2]), ("test", *arrays[2:])):
+    for split, images, labels in (("train", images, labels), ("test", test_images, test_labels)):
         images, labels = torch.from_numpy(images), torch.from_numpy(labels).long()
         if preprocess is not None:  # in chunks, for transforms need many times their memory
             images = torch.cat([preprocess(chunk) for chunk in images.split(10_000)])
@@ -168,7 +176,7 @@ def preprocess_for(channels, size):
 
 
 def to_colour(images):
-    """Three equal channels for grey images; Grayscale(3) adds none to a grey tensor."""
+    """Three equal channels for grey images; Grayscale(3) leaves them at one channel."""
     return images if images.shape[-3] == 3 else images.repeat_interleave(3, dim=-3)
 
 
@@ -180,8 +188,8 @@ class Augment:
     shift: most pixels, either way, in x and in y. What comes in from outside is black.
     Raises ValueError.
 
-    torchvision's random transforms draw once a call: a whole batch would be turned alike
-    (pytorch/vision issues 2929 and 8484).
+    torchvision's RandomHorizontalFlip and RandomRotation draw once a call: a whole batch would be
+    turned alike (pytorch/vision issues 2929 and 8484).
     """
 
     def __init__(self, flip=0.0, rotation=0.0, shift=0):
@@ -208,6 +216,8 @@ class Augment:
         return flips, angles, shifts
 
     def __call__(self, images, generator=None):
+        if images.dim() != 4 or not images.is_floating_point():
+            raise ValueError(f"images are float [B, C, H, W], not {list(images.shape)}")
         if not (self.flip or self.rotation or self.shift):
             return images
         flips, angles, shifts = self.draw(len(images), generator)
@@ -221,15 +231,17 @@ class Augment:
 
 def turn_and_move(images, angles, shifts):
     """Turn each image about its centre by its angle, then move it by its shift."""
-    # grid_sample asks where each output pixel comes from: undo the shift, then the rotation, in
-    # coordinates that run from -1 to 1 across the width and across the height
+    # grid_sample asks where an output pixel (x, y) comes from: undo the shift, then the rotation,
+    #     from x = cos (x - right) - sin (y - down)
+    #     from y = sin (x - right) + cos (y - down)
+    # in coordinates that run from -1 to 1 across the width and across the height
     height, width = images.shape[-2:]
     cos, sin = torch.cos(angles.deg2rad()), torch.sin(angles.deg2rad())
-    x, y = shifts.to(cos.dtype).unbind(1)
+    right, down = shifts.to(cos.dtype).unbind(1)
     inverse = torch.stack([
-        cos, -sin * height / width, (sin * y - cos * x) * 2 / width,
-        sin * width / height, cos, -(sin * x + cos * y) * 2 / height], dim=1).view(-1, 2, 3)
-    inverse = inverse.to(images.device, images.dtype, non_blocking=True)
+        cos, -sin * height / width, (sin * down - cos * right) * 2 / width,
+        sin * width / height, cos, -(sin * right + cos * down) * 2 / height], dim=1)
+    inverse = inverse.view(-1, 2, 3).to(images.device, images.dtype, non_blocking=True)
     grid = F.affine_grid(inverse, images.shape, align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -240,8 +252,8 @@ def turn_and_move(images, angles, shifts):
 def imshow(image, title=None, path=None):
     """Show an image [C, H, W], or a batch [B, C, H, W] as a grid; C is 1 or 3.
 
-    Values are float in [0, 1] or uint8. Where there is no display, and wherever a `path` is
-    given, it is saved there (else in imshow.png), and a line says so. Raises ValueError.
+    Values are float in [0, 1] or uint8. It is saved to `path`, if given, or to imshow.png where
+    there is no display; a line says so. Raises ValueError.
     """
     import matplotlib.pyplot as plt  # here, for it takes longer to import than MNIST to load
     image = torch.as_tensor(image).detach().cpu()
@@ -257,7 +269,7 @@ def imshow(image, title=None, path=None):
     except ImportError:  # a window was asked for, but there is no display
         plt.switch_backend("agg")
         figure, axes = plt.subplots()
-    axes.imshow(image.float().clamp(0, 1).permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+    axes.imshow(image.float().clamp(0, 1).permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
     axes.set_axis_off()
     axes.set_title(title or "")
     headless = plt.get_backend().lower() in ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
@@ -277,7 +289,7 @@ def main():
     root = parser.parse_args().root
     for source in (sources.MNIST, sources.FASHION, sources.CIFAR10):
         trainset, testset = load(source, root)
-        shape = "x".join(map(str, source.image))
+        shape = "x".join(map(str, trainset.images.shape[1:]))
         print(f"{source.name:13}  ok   {len(trainset)} train + {len(testset)} test images of "
               f"{shape}   from {trainset.source}")
 

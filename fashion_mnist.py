@@ -30,9 +30,9 @@ from support import UserError, command_line, figures, files, machine, processes,
 MEAN, STD = 0.2860, 0.3530  # of the pixels of the training set, in [0, 1]; a test computes them
 REPORT_IMAGES = 1000        # a whole set at 224x224 takes minutes on a CPU
 
-# The default plan, size: share of the mini-batches. A third of the mini-batches are images with a
-# twelfth of the pixels; then these grow in steps, for a network that has been trained at one size
-# is of little use at another.
+# The default plan, size: share of the mini-batches. Small images are cheap: a third of the
+# training is at 64x64, a twelfth of the pixels. It ends at 224x224, for a network does well only
+# at the size that it was trained at last.
 PLAN = "64:0.357,96:0.167,128:0.143,160:0.119,192:0.095,224:0.119"
 
 # ------------------------------------------------------------------ what the network is given
@@ -41,8 +41,8 @@ PLAN = "64:0.357,96:0.167,128:0.143,160:0.119,192:0.095,224:0.119"
 def parse_plan(text):
     """An option's type: "64" for [[64, 1.0]], "64:0.8,224:0.2" for [[64, 0.8], [224, 0.2]].
 
-    At 40x40 the last layers still see 2x2 pixels, which batch normalisation needs where the last
-    mini-batch is one image.
+    At 32x32 the last layers see one pixel, and where the last mini-batch is one image, batch
+    normalisation has no variance to divide by: 40 is the least.
     """
     try:
         parts = [part.partition(":") for part in text.split(",")]
@@ -81,9 +81,9 @@ def start_weights(which, seed):
     if which in ("auto", "imagenet"):
         torch.manual_seed(seed)  # for the last layer, which is new
         try:
-            with machine.socket_timeout(20):  # else a network that swallows packets holds us
+            with machine.socket_timeout(20):  # a firewall may swallow packets
                 return resnet18(models.ResNet18_Weights.IMAGENET1K_V1), "imagenet"
-        except Exception as error:  # no network, a full disk, a damaged file: nearly any type
+        except Exception as error:  # offline, a full disk, a damaged file: nearly any type
             reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
             message = f"ImageNet weights cannot be had: {reason[0]}; cache: {torch.hub.get_dir()}"
             if which == "imagenet":
@@ -109,8 +109,8 @@ def make_schedule(optimizer, costs, warm_up=0.05):
     """The learning rate climbs over the first 5 % of the work, then falls in a straight line to
     0.01 times the highest.
 
-    costs: the work of each mini-batch. By their number alone the learning rate would be all but
-    gone when the few large, slow images at the end come.
+    costs: the work of each mini-batch, its pixels. Counted in mini-batches, the learning rate
+    would be almost 0 when the large images come.
     """
     done = [0, *itertools.accumulate(costs)]
 
@@ -126,7 +126,7 @@ def make_schedule(optimizer, costs, warm_up=0.05):
 
 def class_accuracy(predicted, dataset):
     """(confusion matrix int64 [10, 10], row: true class; accuracy of each class [10])."""
-    pairs = 10 * dataset.labels.cpu() + predicted.cpu()
+    pairs = 10 * dataset.labels.cpu() + predicted.cpu()  # a number from 0 to 99 for each image
     confusion = torch.bincount(pairs, minlength=100).view(10, 10)
     return confusion, confusion.diag() / confusion.sum(1).clamp(min=1)
 
@@ -166,7 +166,8 @@ def parse_arguments():
                         help="to start from: imagenet, none (random), a FILE of this script, or "
                              "auto: ImageNet's where they can be had (default: %(default)s)")
     group = "optimizer: SGD with Nesterov momentum, one cycle of the learning rate"
-    add, number = parser.add_argument_group(group).add_argument, command_line.number
+    add = parser.add_argument_group(group).add_argument
+    number = command_line.number
     add("--lr", type=number(float, 0, 1_000_000, above=True), default=0.05, metavar="RATE",
         help="highest learning rate (default: %(default)s)")
     add("--momentum", type=number(float, 0.01, 0.9999), default=0.9, metavar="M",
@@ -200,11 +201,9 @@ def main():
 
     args.image_size = args.image_size or parse_plan(PLAN)
     processes.from_first(lambda: files.check_can_write(args.save, 45_000_000))
-    if folder and (folder / "checkpoint.pt").exists():
-        model = resnet18()  # with the checkpoint's weights
-    else:
-        with processes.one_of_each_machine_first():
-            model, args.weights = start_weights(args.weights, args.seed)
+    model = resnet18()
+    if folder is None:  # else fit loads the checkpoint's weights
+        model, args.weights = processes.from_first(lambda: start_weights(args.weights, args.seed))
     model = model.to(device, memory_format=torch.channels_last)
     trainset, testset = train.splits(args, load_fashion_mnist, device)
     now = machine.circumstances(device, autocast)
@@ -222,7 +221,7 @@ def main():
                                       for size, same in itertools.groupby(sizes)))
     print("accuracies on the way: at the size of the moment, on the first "
           f"{REPORT_IMAGES} images of each set")
-    with runs.saying_what_is_saved(folder):
+    with runs.locked(folder), runs.saying_what_is_saved(folder):
         history = train.fit(
             model, trainset, testset, optimizer, make_schedule(optimizer, costs), args.epochs,
             batch_size=args.batch_size, seed=args.seed,

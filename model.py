@@ -6,9 +6,12 @@
     from model import LeNet5           # the ready-made network of the tutorial
     from model import lenet5, cnn, resnet18   # functions that build fresh ones
 
-The script prints one row a layer (input shape, output shape, trainable parameters with the
-formula's numbers) and ends with the total; it runs the network to find them, nothing is typed in.
+The script prints one row per layer (input shape, output shape, trainable parameters by the
+hand-out's formula) and ends with the total. It runs the networks to find them.
 """
+
+import copy
+import itertools
 
 import torch
 from torch import nn
@@ -91,8 +94,8 @@ def resnet18(weights=None):
 
     weights: None for random weights, or one of torchvision's `ResNet18_Weights`, looked up in
         torch's cache and else downloaded. The one-channel kernel then starts as the sum of the
-        three colour kernels: on a grey image (R = G = B) that gives the colour network's output.
-    Raises OSError where the weights are neither cached nor to be had by download.
+        three colour kernels: a grey image (R = G = B) gives what it gives the colour network.
+    Raises OSError where the weights are not cached and cannot be downloaded.
     """
     from torchvision import models  # here, not above: the two small networks do not need it
 
@@ -106,7 +109,7 @@ def resnet18(weights=None):
     return model
 
 
-LeNet5 = lenet5()  # the tutorial says `from model import LeNet5; model = LeNet5`
+LeNet5 = lenet5()  # one network, made here, for the tutorial: `from model import LeNet5`
 
 # What a network expects: how to build it, its input channels, its input height and width.
 MODELS = {"cnn": (cnn, 1, 28), "lenet5": (lenet5, 3, 32)}
@@ -115,9 +118,13 @@ MODELS = {"cnn": (cnn, 1, 28), "lenet5": (lenet5, 3, 32)}
 def parameter_formula(layer):
     """The hand-out's formula filled in, such as "5x5x1x16 + 16 = 416"; "0" without parameters."""
     terms, total = [], 0
-    for parameter in layer.parameters():  # a kernel is [out, in, height, width]
-        out_in, kernel = parameter.shape[:2], parameter.shape[2:]
-        terms.append("x".join(str(size) for size in (*kernel, *reversed(out_in))))
+    for parameter in layer.parameters():
+        sizes = list(parameter.shape)
+        if len(sizes) == 4:  # of a kernel: out, in, height, width
+            sizes = [sizes[2], sizes[3], sizes[1], sizes[0]]
+        if len(sizes) == 2:  # of a matrix: out, in
+            sizes.reverse()
+        terms.append("x".join(map(str, sizes)))
         total += parameter.numel()
     return f"{' + '.join(terms)} = {total:,}" if terms else "0"
 
@@ -129,13 +136,12 @@ def layer_table(model, image_shape, batch_size=16):
     Returns a list of dicts: number (int, None for Flatten, which the hand-out does not count),
     layer (str), input and output (tuples), parameters (int), formula (str).
     """
-    rows, x, number = [], torch.zeros(batch_size, *image_shape), 0
-    for layer in model.eval():
+    rows, x, numbers = [], torch.zeros(batch_size, *image_shape), itertools.count(1)
+    for layer in copy.deepcopy(model).eval():
         with torch.no_grad():
             y = layer(x)
-        counts = not isinstance(layer, nn.Flatten)
-        number += counts
-        rows.append({"number": number if counts else None, "layer": layer_name(layer),
+        number = None if isinstance(layer, nn.Flatten) else next(numbers)
+        rows.append({"number": number, "layer": layer_name(layer),
                      "input": tuple(x.shape), "output": tuple(y.shape),
                      "parameters": sum(p.numel() for p in layer.parameters()),
                      "formula": parameter_formula(layer)})

@@ -1,4 +1,4 @@
-r"""Train LeNet-5 or the assignment's CNN on MNIST, Fashion-MNIST or CIFAR10.
+"""Train LeNet-5 or the assignment's CNN on MNIST, Fashion-MNIST or CIFAR10.
 
     python train.py                          # the assignment: the CNN on MNIST, saves model.pth
     python train.py --optimizer sgd --epochs 3 --validation 5000
@@ -7,11 +7,6 @@ r"""Train LeNet-5 or the assignment's CNN on MNIST, Fashion-MNIST or CIFAR10.
     torchrun --standalone --nproc-per-node=2 train.py    # two processes share each mini-batch
     python train.py --help
 
-    # the tutorial: LeNet-5 on CIFAR10, as the hand-out trains it
-    python train.py --dataset cifar10 --model lenet5 --optimizer momentum --lr 0.001 \
-        --batch-size 4 --epochs 2 --milestones none --rotation 0 --shift 0 \
-        --precision float32 --report-every 500 --save lenet5.pth
-
 Prints a report line every 1,000 mini-batches, and at the end
 
     test accuracy 99.31 %, train accuracy 99.31 %, 15.9 s of training
@@ -19,7 +14,8 @@ Prints a report line every 1,000 mini-batches, and at the end
     Prediction:  7 - seven   2 - two     1 - one     0 - zero    4 - four    1 - one
     16.5 s in all; model: model.pth; curves, predictions and history: runs/2026-11-25-005931
 
-The engine is two functions, `fit` and `accuracy`; the other scripts call the same two.
+The engine is `fit`, which trains, and `predict` and `accuracy`, which measure. The other scripts
+call the same three.
 """
 
 import contextlib
@@ -31,15 +27,18 @@ import torch
 from torch import nn, optim
 from tqdm import tqdm
 
-from dataset import Augment, load_cifar10, load_fashion_mnist, load_mnist, preprocess_for
+from dataset import (Augment, ImageDataset, load_cifar10, load_fashion_mnist, load_mnist,
+                     preprocess_for)
 from model import MODELS
 from support import Diverged, UserError, command_line, figures, files, machine, processes, runs
+from support.progress import Progress
 
 DATASETS = {"mnist": load_mnist, "fashion-mnist": load_fashion_mnist, "cifar10": load_cifar10}
 
-# name: (class, its arguments, its learning rate for the CNN on MNIST). The rates are the best of
-# six on 5,000 held-out training images (results/sweep.json), or a third of that: momentum at 0.1
-# collapsed once in ten (results/optimizers.json), and adam at 0.015 is within noise of 0.005.
+# name: (class, arguments, learning rate for the CNN on MNIST). Each rate is the best of six on
+# 5,000 held-out training images (results/sweep.json), with two exceptions. Momentum's best, 0.1,
+# collapsed in one of ten trainings (results/optimizers.json). Adam's best, 0.015, was ahead of
+# 0.005 by less than the noise.
 OPTIMIZERS = {
     "sgd": (optim.SGD, {}, 0.3),
     "momentum": (optim.SGD, {"momentum": 0.9}, 0.03),
@@ -57,16 +56,13 @@ OPTIMIZERS = {
 def make_optimizer(name, parameters, lr=None, momentum=None, weight_decay=None):
     """The optimizer called `name` in OPTIMIZERS; None stands for its default value.
 
-    Raises UserError for an unknown name, or a momentum where there is none.
+    Raises UserError for arguments that it does not take.
     """
-    if name not in OPTIMIZERS:
-        raise UserError(f"unknown optimizer {name!r}: choose from {', '.join(OPTIMIZERS)}")
     kind, arguments, default_lr = OPTIMIZERS[name]
     arguments = {**arguments, "lr": default_lr if lr is None else lr}
     if momentum is not None:
         if kind not in (optim.SGD, optim.RMSprop):
-            raise UserError("--momentum goes with sgd, momentum, nesterov, rmsprop, not with "
-                            f"{name}")
+            raise UserError(f"--momentum goes with the kinds of SGD and RMSprop, not with {name}")
         arguments["momentum"] = momentum
     if weight_decay is not None:
         arguments["weight_decay"] = weight_decay
@@ -85,7 +81,7 @@ def make_schedule(optimizer, total, milestones=(0.6, 0.85)):
     falls, each time by the same factor. With () it stays constant.
     """
     gamma = 0.01 ** (1 / len(milestones)) if milestones else 1.0
-    # rounded, for 0.6 * 7 epochs / 7 is a little less than 0.6
+    # rounded: as a fraction, 0.85 * 13 of 13 epochs is a little less than 0.85
     steps = [min(int(round(total * fraction, 6)), total - 1) for fraction in milestones]
     return optim.lr_scheduler.MultiStepLR(optimizer, steps, gamma)
 
@@ -115,43 +111,55 @@ def to_input(images, prepare):
     return prepare(images).contiguous(memory_format=torch.channels_last)
 
 
-def predict(model, dataset, prepare=as_it_is, batch_size=250, autocast=False):
-    """The logits [N, classes] of every image of `dataset`, in order, in eval mode.
+def answers(model, data, prepare=as_it_is, batch_size=250, autocast=False):
+    """(logits [N, classes], labels [N]) of all of `data`, in order, in eval mode.
 
+    data: an ImageDataset, or a DataLoader.
     prepare(images): makes the network's input from images [B, C, H, W] in [0, 1].
-    batch_size: images at once, or fewer where they are larger than 112x112, to spare memory.
     """
-    device = dataset.images.device
-    logits = []
+    device = next(model.parameters()).device
+    batches = data
+    if isinstance(data, ImageDataset):
+        batches = (data[start:start + batch_size] for start in range(0, len(data), batch_size))
+    logits, all_labels = [], []
     with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-        for start in range(0, len(dataset), batch_size):
-            images = to_input(dataset[start:start + batch_size][0], prepare)
-            at_once = batch_size * 112**2 // max(112, images.shape[-1])**2
-            logits += [model(part).float() for part in images.split(max(1, at_once))]
-    return torch.cat(logits)
+        for images, labels in batches:
+            images = to_input(images.to(device), prepare)
+            # as many of up to 112x112 pixels; of larger ones fewer, to spare memory
+            at_once = max(1, batch_size * 112**2 // max(112, images.shape[-1])**2)
+            logits += [model(part).float() for part in images.split(at_once)]
+            all_labels.append(labels.to(device))
+    return torch.cat(logits), torch.cat(all_labels)
 
 
-def accuracy(model, dataset, prepare=as_it_is, batch_size=250, autocast=False):
-    """The fraction of `dataset` that `model` classifies correctly; arguments as for `predict`."""
-    predicted = predict(model, dataset, prepare, batch_size, autocast).argmax(1)
-    return (predicted == dataset.labels).float().mean().item()
+def predict(model, data, prepare=as_it_is, batch_size=250, autocast=False):
+    """The logits [N, classes] of all images of `data`; arguments as for `answers`."""
+    return answers(model, data, prepare, batch_size, autocast)[0]
+
+
+def accuracy(model, data, prepare=as_it_is, batch_size=250, autocast=False):
+    """The fraction of `data` that `model` classifies correctly; arguments as for `answers`."""
+    logits, labels = answers(model, data, prepare, batch_size, autocast)
+    return (logits.argmax(1) == labels).float().mean().item()
 
 
 # ------------------------------------------------------------------ training
 
 
 def random_numbers(seed, number):
-    """Generator `number` of a seed: the first are for the order of the images in each epoch, then
-    one is for the augmentation of each mini-batch. So a training can go on from any mini-batch.
+    """A generator that depends on seed and number only, so that a resumed training draws the same.
+
+    Epoch e draws the order of its images from number e, mini-batch s its augmentation from number
+    epochs + s.
     """
     return torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**32)
 
 
-def mini_batches(images, batch_size, epochs, seed, done):
-    """(number, epoch, indices of its images) of each mini-batch, but for the first `done`."""
+def mini_batches(count, batch_size, epochs, seed, done):
+    """(number, epoch, indices) of each mini-batch of `count` images, but for the first `done`."""
     step = 0
     for epoch in range(epochs):
-        order = torch.randperm(images, generator=random_numbers(seed, epoch))
+        order = torch.randperm(count, generator=random_numbers(seed, epoch))
         for indices in order.split(batch_size):
             if step >= done:
                 yield step, epoch, indices
@@ -161,15 +169,17 @@ def mini_batches(images, batch_size, epochs, seed, done):
 def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64, seed=0,
         augment=Augment(), prepare=as_it_is, loss_fn=nn.CrossEntropyLoss(), autocast=False,
         report_every=1000, report_images=None, costs=None, checkpoint=None, quiet=False):
-    """Train `model` in place on `trainset`, an ImageDataset; `testset` is only measured.
+    """Train `model` in place on `trainset`, an ImageDataset.
 
+    testset: only measured; the test set, or held-out training images.
     scheduler: stepped once a mini-batch.
     augment(images, generator): done to training images [B, C, H, W] in [0, 1], never to others.
-    prepare(images, step): makes the network's input; step: the mini-batch it is for, from 0.
+    prepare(images, step): makes the network's input at mini-batch `step`, from 0; a report
+        measures both sets as prepared for the last one.
     autocast: forward passes in bfloat16 where PyTorch holds that to be safe.
     report_every: mini-batches between report lines; report_images: measure accuracy on the first
         so many images of each set, None for all.
-    costs: the work of each mini-batch, on any scale, for the time left; None: all the same.
+    costs: the work of each mini-batch, in any unit, so that the progress bar knows the time left.
     checkpoint: a file for the state of the training; if it is there, the training goes on from
         it, on the CPU to bit-identical weights.
 
@@ -180,17 +190,18 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
     device = trainset.images.device
     total = epochs * math.ceil(len(trainset) / batch_size)
     costs = costs or [1] * total
-    heads = [data.subset(slice(report_images)) for data in (trainset, testset)]
-    progress = runs.Progress(total, device, checkpoint,
-                             model=model, optimizer=optimizer, scheduler=scheduler)
+    measured = [data.subset(slice(report_images)) for data in (trainset, testset)]
+    # what the training has come to; with a checkpoint this loads all three parts from it
+    progress = Progress(total, device, checkpoint,
+                        model=model, optimizer=optimizer, scheduler=scheduler)
     batches = mini_batches(len(trainset), batch_size, epochs, seed, done=progress.step)
-    network = processes.replicated(model)
+    network = processes.replicated(model)  # the model itself, but for torchrun
     model.train()
     with progress_bar(costs, progress.step, quiet) as bar:
         for step, epoch, indices in batches:
             images, labels = trainset[indices]
             images = augment(images, random_numbers(seed, epochs + step))
-            mine, weight = processes.share(len(labels))  # without torchrun: all, 1
+            mine, weight = processes.share(len(labels))  # all of them, and 1, but for torchrun
             prepare_now = partial(prepare, step=step)
             images, labels = to_input(images[mine], prepare_now), labels[mine]
 
@@ -199,33 +210,33 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
                 loss = loss_fn(network(images), labels) * weight
             loss.backward()
             optimizer.step()
-            progress.add(loss)
+            progress.add(loss)  # counts the mini-batch, and looks whether the loss is finite
             bar.update(costs[step])
 
-            reporting = progress.step % report_every == 0 or progress.step == total
+            reporting = (step + 1) % report_every == 0 or step + 1 == total
             if reporting:
                 measure = partial(accuracy, prepare=prepare_now, autocast=autocast)
-                progress.report(epoch=epoch + 1,
-                                train_accuracy=processes.measured(measure, model, heads[0]),
-                                test_accuracy=processes.measured(measure, model, heads[1]),
-                                learning_rate=scheduler.get_last_lr()[0])
+                train_accuracy, test_accuracy = (processes.measured(measure, model, data)
+                                                 for data in measured)
+                report = progress.report(epoch + 1, train_accuracy, test_accuracy,
+                                         scheduler.get_last_lr()[0])
                 if not quiet:
-                    bar.write(report_line(progress.reports[-1], total, testset.split))
-            scheduler.step()
+                    bar.write(report_line(report, total, testset.split))
+            scheduler.step()  # after the report, which has the learning rate that was used
             progress.save(now=reporting)
     check_finite(model)
     return {"reports": progress.reports, "losses": progress.losses.tolist()}
 
 
 def check_finite(model):
-    """Raise Diverged where a weight is not finite: no loss has seen those of the last step."""
+    """Raise Diverged where a weight is not finite; no loss was computed from the last ones."""
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise Diverged("the weights are not finite: try a smaller learning rate (--lr); "
                        "no model was saved")
 
 
 def progress_bar(costs, done, quiet):
-    """A bar on a terminal, for the first process; in a file it is nothing."""
+    """A bar for the first process, if standard error is a terminal: None has tqdm look."""
     disable = True if quiet or not processes.FIRST else None
     return tqdm(total=sum(costs), initial=sum(costs[:done]), leave=False, disable=disable,
                 bar_format="{percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left")
@@ -247,15 +258,14 @@ def splits(args, load, device):
 
     With --validation N the second is N training images, the same whatever the seed.
     """
-    with processes.one_of_each_machine_first():
-        trainset, testset = load(args.data)
+    trainset, testset = processes.from_first(lambda: load(args.data))
     if args.validation:
         trainset, testset = hold_out(trainset, args.validation)
     return trainset.subset(slice(args.train_images)).to(device), testset.to(device)
 
 
 def hold_out(trainset, count):
-    """(training part, validation part of `count` images): the same ones whatever the seed."""
+    """(training part, validation part of `count` images)."""
     if count >= len(trainset):
         raise UserError(f"--validation {count}: of {len(trainset)} training images some must stay")
     order = torch.randperm(len(trainset), generator=torch.Generator().manual_seed(0))
@@ -297,9 +307,19 @@ def parse_arguments():
     return args, folder
 
 
-def evaluate(args, model, testset, autocast):
+def load_splits(args, device):
+    """`splits`, in the shape that --model takes."""
+    _, channels, size = MODELS[args.model]
+    load = partial(DATASETS[args.dataset], preprocess=preprocess_for(channels, size))
+    return splits(args, load, device)
+
+
+def evaluate(args, device, autocast):
     """Print the accuracy of the saved model --evaluate."""
+    model = MODELS[args.model][0]()
     files.load_weights(model, args.evaluate)
+    testset = load_splits(args, device)[1]
+    model = model.to(device, memory_format=torch.channels_last)
     right = accuracy(model, testset, autocast=autocast)
     print(f"{args.evaluate}: {testset.split} accuracy {100 * right:.2f} % "
           f"({round(right * len(testset))} of {len(testset)} images of {args.dataset})")
@@ -309,18 +329,15 @@ def main():
     started = time.perf_counter()
     args, folder = parse_arguments()
     device, autocast = machine.set_up(args)
+    if args.evaluate is not None:
+        return evaluate(args, device, autocast)
+
     torch.manual_seed(args.seed)
-    build, channels, size = MODELS[args.model]
-    model = build().to(device, memory_format=torch.channels_last)
+    model = MODELS[args.model][0]().to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(args.optimizer, model.parameters(), args.lr, args.momentum,
                                args.weight_decay)
-    if args.evaluate is None:
-        processes.from_first(lambda: files.check_can_write(args.save, files.size_of(model)))
-    load = partial(DATASETS[args.dataset], preprocess=preprocess_for(channels, size))
-    trainset, testset = splits(args, load, device)
-    if args.evaluate is not None:
-        return evaluate(args, model, testset, autocast)
-
+    processes.from_first(lambda: files.check_can_write(args.save, files.size_of(model)))
+    trainset, testset = load_splits(args, device)
     total = args.epochs * math.ceil(len(trainset) / args.batch_size)
     scheduler = make_schedule(optimizer, total, [m / args.epochs for m in args.milestones])
     now = machine.circumstances(device, autocast)
@@ -329,7 +346,7 @@ def main():
              f"seed {args.seed}")
     print(f"{title}, {len(trainset)} training images, batch size {args.batch_size}, "
           f"{args.epochs} epochs, {device}")
-    with runs.saying_what_is_saved(folder):
+    with runs.locked(folder), runs.saying_what_is_saved(folder):
         history = fit(model, trainset, testset, optimizer, scheduler, args.epochs,
                       batch_size=args.batch_size, seed=args.seed,
                       augment=Augment(args.flip, args.rotation, args.shift), autocast=autocast,

@@ -3,7 +3,8 @@
     sources.py       the data's files: where they lie, how they are checked
     downloads.py     where they are fetched from
     files.py         files that are whole or not there; reading model files
-    runs.py          the folder of a training: settings, checkpoint, resuming, record
+    runs.py          the folder of a training: settings, resuming, record
+    progress.py      what a training has come to, and its checkpoint
     processes.py     torchrun: what several processes share
     machine.py       its device, precision and memory
     command_line.py  options, and errors in one line

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import time
 
 from support import UserError, is_out_of_memory, processes
 
@@ -104,19 +103,18 @@ def add_shared_options(parser, save, epochs, batch_size, flip=0.0, rotation=0.0,
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, or SIGTERM, which a machine that is shut down sends; `number`: of the signal."""
-
-    def __init__(self, number):
-        self.number = number
+    """Raised by Ctrl-C, and by SIGTERM, which a machine that is shut down sends."""
 
 
 def script(main):
     """Run main(); what people and machines do to it ends in one line and an exit status."""
-    with stoppable(), printable():
+    with stoppable() as numbers, printable():
         try:
             with processes.joined():
                 main()
         except BaseException as error:
+            for number in numbers:  # another Ctrl-C would only cut the line short
+                signal.signal(number, signal.SIG_IGN)
             status, line = verdict(error)
             if status is None:
                 raise
@@ -130,31 +128,29 @@ def verdict(error):
     if isinstance(error, UserError):
         return error.status, f"error: {error}"
     if isinstance(error, Stopped):
-        name = "Ctrl-C" if error.number == signal.SIGINT else "SIGTERM"
-        return 128 + error.number, f"stopped by {name}: {saved or 'nothing was saved'}"
+        number, = error.args
+        name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        return 128 + number, f"stopped by {name}{also}"
     if isinstance(error, BrokenPipeError):  # whoever read the output has gone
         return 1, None
     if isinstance(error, OSError):  # standard output to a full disk, say
         return 1, f"error: {error}{also}"
     if is_out_of_memory(error):
-        return 1, f"error: out of memory: a smaller --batch-size needs less{also}"
+        return 1, f"error: out of memory; a smaller --batch-size may help{also}"
     if processes.TORCHRUN and any(word in str(error) for word in ("gloo", "Connection", "NCCL")):
-        return 1, f"error: another process has ended ({str(error).splitlines()[0]})"
+        return 1, None  # another process has ended, and says why
     return None, None
 
 
 def leave(status, line):
-    """Exit with `status`, after one process of each machine has said why."""
-    if processes.TORCHRUN:  # it ends all as soon as one has ended: the others wait for that one
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if processes.LOCAL_RANK > 0:
-        time.sleep(3)
-    elif line:
+    if line:
         print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
     try:
         sys.stdout.flush()
     except OSError:  # nowhere to go; the interpreter would try again, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except AttributeError:  # there is no standard output
+        pass
     sys.exit(status)
 
 
@@ -164,8 +160,6 @@ def stoppable():
     handlers = {}
 
     def stop(number, _):
-        for each in handlers:  # a second one would only cut the first one's line short
-            signal.signal(each, signal.SIG_IGN)
         raise Stopped(number)
 
     if threading.current_thread() is threading.main_thread():
@@ -173,15 +167,15 @@ def stoppable():
             if signal.getsignal(number) != signal.SIG_IGN:  # as for a job in the background
                 handlers[number] = signal.signal(number, stop)
     try:
-        yield
+        yield handlers
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 @contextlib.contextmanager
 def printable():
-    """Standard output by the line, whatever names are in it; of the first process only."""
+    """Print by the line, with what cannot be shown escaped, and from the first process only."""
     if not processes.FIRST:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             yield

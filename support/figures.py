@@ -11,7 +11,7 @@ SKY, YELLOW, GREY, BLACK = "#56B4E9", "#E69F00", "#666666", "#000000"
 
 
 def new(columns=1, height=3.2, width=8):
-    """(figure, its axes, an array where there are several)."""
+    """A figure and its axes: one, or an array of `columns`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(1, columns)
 
@@ -44,7 +44,7 @@ def images(pictures, titles, columns, heading):
     for axis in figure.axes:
         axis.axis("off")
     for axis, picture, (text, colour) in zip(axes, pictures, titles):
-        axis.imshow(picture.cpu().permute(1, 2, 0).squeeze(-1), cmap="gray_r")
+        axis.imshow(picture.cpu().permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray_r")
         axis.set_title(text, fontsize=8, color=colour)
     figure.suptitle(heading)
     return figure
@@ -66,7 +66,7 @@ def confusion(counts, classes, split):
     """A figure of how many images of a class (row) were taken for which (column), int [C, C]."""
     figure, axis = new(height=6, width=7)
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     axis.grid(False)
     for row, column in counts.nonzero().tolist():
         colour = "white" if shares[row, column] > 0.5 else "black"

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import shutil
-import tempfile
+import uuid
 import warnings
 
 import torch
@@ -19,7 +19,8 @@ def write(data, path):
 
     Raises OSError; what was there before is then untouched.
     """
-    temporary = f"{path}.{os.getpid()}.tmp"
+    path = os.path.realpath(path)  # a link stays a link
+    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -46,7 +47,7 @@ def read_json(path):
 
 def save(state, path):
     """torch.save to `path` by way of `write`. Raises OSError."""
-    buffer = io.BytesIO()  # torch.save to a file would put a full disk into words of its own
+    buffer = io.BytesIO()  # to a full disk torch.save raises a RuntimeError
     torch.save(state, buffer)
     write(buffer.getbuffer(), path)
 
@@ -70,23 +71,21 @@ def size_of(model):
 
 def check_can_write(path, size):
     """Raise UserError now, not after hours, where `path` cannot be a file of `size` bytes."""
-    folder = os.path.dirname(path) or "."
-    if not os.path.basename(path) or os.path.isdir(path):
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.basename(path) or os.path.lexists(path) and not os.path.isfile(path):
         raise UserError(f"cannot save to {path!r}: name a file")
     if not os.path.isdir(folder):
         raise UserError(f"cannot save to {path}: there is no folder {folder}")
-    check_room(folder, size)
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"cannot save to {path}: {error.strerror}") from None
-
-
-def check_room(folder, size):
     free = shutil.disk_usage(folder).free
     if free < size:
         raise UserError(f"no room in {folder}: {free / 1e6:.1f} MB are free, "
                         f"{size / 1e6:.1f} MB are needed")
+    trial = f"{path}.{uuid.uuid4().hex[:8]}.try"
+    try:
+        write(b"", trial)
+        os.remove(trial)
+    except OSError as error:
+        raise UserError(f"cannot save to {path}: {error.strerror}") from None
 
 
 def read(path, what):
@@ -122,8 +121,11 @@ def read_weights(path):
 
 
 def note_in(state, name, default):
-    """The note `name` that save_model put into a state_dict."""
-    return getattr(state, "_metadata", {}).get("", {}).get(name, default)
+    """The note `name`, a whole number, that save_model put into a state_dict."""
+    try:
+        return int(state._metadata[""][name])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return default
 
 
 def load_weights(model, path):

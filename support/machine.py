@@ -1,4 +1,4 @@
-"""The machine: its device, its precision, its memory; what a run depends on beside its options."""
+"""The machine: its device, its precision, its memory; what a run depends on apart from options."""
 
 import contextlib
 import ctypes
@@ -65,8 +65,10 @@ def has_bfloat16(device=torch.device("cpu")):
 
 
 def circumstances(device, autocast):
-    """What a run's numbers depend on beside its options."""
-    code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parents[1].glob("*.py")))
+    """What a run's numbers depend on, apart from its options."""
+    root = Path(__file__).parents[1]
+    code = b"".join(Path(root, f"{name}.py").read_bytes()
+                    for name in ("dataset", "model", "train", "fashion_mnist"))
     return {"torch": torch.__version__, "device": device.type,
             "precision": "bfloat16" if autocast else "float32",
             "threads": torch.get_num_threads(), "processes": processes.COUNT,

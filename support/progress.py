@@ -1,0 +1,71 @@
+"""What a training has come to, and the checkpoint that keeps it."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from support import Diverged, UserError, files, processes
+
+
+class Progress:
+    """What a training has come to; it begins where the checkpoint at `path` stopped, if any.
+
+    total: mini-batches in all; parts: model, optimizer and scheduler, by name.
+    step: mini-batches done; losses: float [total]; reports: a list of dicts.
+    Raises UserError for a file that is no checkpoint of these parts.
+    """
+
+    def __init__(self, total, device, path, **parts):
+        self.path, self.parts, self.step, self.reports = path, parts, 0, []
+        self.losses = torch.zeros(total, device=device)  # to read each would stall a GPU
+        self.started = self.saved = time.perf_counter()
+        exists = path is not None and Path(path).exists()
+        state = processes.from_first(lambda: files.read(path, "checkpoint") if exists else None)
+        if state:
+            self.restore(state)
+
+    def restore(self, state):
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+            self.losses.copy_(state["losses"])
+            self.step, self.reports = state["step"], state["reports"]
+            self.started -= state["seconds"]
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{self.path}: no checkpoint of this network and optimizer") from None
+
+    def seconds(self):
+        """Of training, over all stops."""
+        return time.perf_counter() - self.started
+
+    def add(self, loss):
+        """Count a mini-batch and keep its loss; every 100 look whether they are finite."""
+        self.losses[self.step] = processes.mean(loss.detach())
+        self.step += 1
+        if self.step % 100 == 0 and not self.losses.isfinite().all():
+            raise Diverged("the loss is not finite: try a smaller learning rate (--lr); "
+                           "no model was saved")
+
+    def report(self, epoch, train_accuracy, test_accuracy, learning_rate):
+        """Keep, and return, what was measured, with the mean loss since the last report."""
+        since = self.reports[-1]["batch"] if self.reports else 0
+        self.reports.append({
+            "epoch": epoch, "batch": self.step, "loss": self.losses[since:self.step].mean().item(),
+            "train_accuracy": train_accuracy, "test_accuracy": test_accuracy,
+            "learning_rate": learning_rate, "seconds": self.seconds()})
+        return self.reports[-1]
+
+    def save(self, now=False):
+        """Write the checkpoint: now, or when the last one is two minutes old."""
+        due = now or time.perf_counter() - self.saved > 120
+        if self.path is None or not due or not processes.FIRST:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        try:
+            files.save({**state, "losses": self.losses, "step": self.step,
+                        "reports": self.reports, "seconds": self.seconds()}, self.path)
+        except OSError as error:  # full for a moment, say: no reason to lose hours
+            print(f"cannot write {self.path}, going on: {error.strerror}", file=sys.stderr)
+        self.saved = time.perf_counter()

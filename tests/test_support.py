@@ -1,0 +1,186 @@
+"""Files, options, devices and pictures: support/, but for runs, processes and the data."""
+
+import io
+import os
+import pickle
+import shutil
+from collections import OrderedDict
+from types import SimpleNamespace
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+import fashion_mnist
+import train
+from model import cnn, lenet5
+from support import UserError, figures, files, machine, processes
+
+
+def raising(error):
+    def fail(*_, **__):
+        raise error
+    return fail
+
+
+@pytest.mark.parametrize("place, name", [(files, "open"), (os, "fsync"), (os, "replace")])
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, place, name):
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"old")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(place, name, raising(OSError(28, "full")), raising=False)
+        files.write(b"new", path)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["model.pth"]
+    monkeypatch.setattr(os, "fsync", raising(OSError(22, "a file system without")))
+    files.write(b"new", path)
+    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["model.pth"]
+
+
+def test_where_nothing_can_be_written_is_said_before_the_training(tmp_path, monkeypatch):
+    def check(path, size, words):
+        with pytest.raises(UserError, match=words):
+            files.check_can_write(path, size)
+
+    monkeypatch.chdir(tmp_path)
+    for path, words in (("", "name a file"), (".", "name a file"), ("no/a", "there is no folder .*no")):
+        check(path, 1, f"cannot save to .*{words}")
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=100_000))
+    files.check_can_write("model.pth", 100_000)
+    check("model.pth", 200_000, "no room in .*: 0.1 MB are free, 0.2 MB are needed")
+    monkeypatch.setattr(files, "open", raising(OSError(30, "read-only")), raising=False)
+    check("model.pth", 1, "cannot save to model.pth: read-only")
+    assert os.listdir() == []
+
+
+def test_a_model_file_is_plain_tensors_on_the_cpu_with_notes(tmp_path):
+    state = OrderedDict(weight=SimpleNamespace(cpu=lambda: torch.ones(2)))  # as if on a GPU
+    state._metadata, path = {"": {}}, tmp_path / "model.pth"
+    files.save_model(SimpleNamespace(state_dict=lambda: state), path)
+    assert torch.equal(torch.load(path)["weight"], torch.ones(2))
+    network, contents = nn.Linear(2, 3), set()
+    for _ in range(2):
+        files.save_model(network, path, image_size=64)
+        contents.add(path.read_bytes())
+    state = torch.load(path, weights_only=True)
+    nn.Linear(2, 3).load_state_dict(state)
+    assert len(contents) == 1 and torch.equal(state["weight"], network.weight)
+    assert files.note_in(state, "image_size", 224) == 64
+    assert files.note_in(state, "colour", 3) == files.note_in({}, "image_size", 3) == 3
+
+
+class Command:
+    """Unpickling this runs a command."""
+
+    def __reduce__(self):
+        return os.mkdir, ("it-ran",)
+
+
+def saved(value):
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+STATE = cnn().state_dict()
+MODEL_FILES = {  # name: (words, content)
+    "empty": ("damaged, or not written by torch.save", b""), "cut": ("cut", saved(STATE)[:60_000]),
+    "text": ("damaged, or not", b"text"), "zip": ("not a model file", b"PK\5\6" + bytes(18)),
+    "whole": ("a whole object; save model.state_dict(), not the model", saved(cnn())),
+    "pickle": ("not a model file", pickle.dumps(Command())),
+    "inside": ("not a model file", saved({**STATE, "0.0.bias": Command()})),
+    "list": ("no state_dict", saved([1])), "number": ("more than tensors", saved({"a": 1})),
+    "lenet5": ("its 0.0.weight is (6, 3, 5, 5), not (16, 1, 5, 5)", saved(lenet5().state_dict())),
+    "more": ("its x is (1,), not missing", saved({**STATE, "x": torch.ones(1)})),
+    "sparse": ("cannot be copied", saved({name: STATE[name].to_sparse() for name in STATE})),
+    "none": ("there is no such file", None), "folder": ("there is no such file", None),
+}
+
+
+@pytest.mark.parametrize("name", MODEL_FILES)
+def test_a_file_that_is_no_model_is_one_line_and_harmless(folder, refused, name):
+    words, content = MODEL_FILES[name]
+    (folder / "folder").mkdir()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    refused([f"error: {name}: ", words], train, "--evaluate", name)
+
+
+def test_no_permission_and_that_the_command_above_would_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.load(io.BytesIO(saved(Command())), weights_only=False)
+    assert os.listdir() == ["it-ran"]
+    files.save(STATE, "model.pth")
+    monkeypatch.setattr(files, "open", raising(PermissionError(13, "not yours")), raising=False)
+    with pytest.raises(UserError, match="model.pth: cannot be read: not yours"):
+        files.load_weights(cnn(), "model.pth")
+
+
+@pytest.mark.parametrize("script, words", [
+    (train, "default:5) default:128) default:mnist) adam0.005 MultiStepLR"),
+    (fashion_mnist, "default:6) default:32) default:auto) default:0.05) 64:0.357")])
+def test_help_shows_defaults(call, script, words):
+    status, out, err = call(script, "--help")
+    assert (status, err) == (0, "")
+    assert all(word in "".join(out.split()) for word in words.split())
+
+
+@pytest.mark.parametrize("can, pays", [
+    ("amx_bf16 avx512_bf16 avx512_fp16", True),  # Intel with AMX
+    ("avx512_bf16 avx512_fp16", False),          # where a virtual machine hides AMX
+    ("avx512_bf16", True),                       # AMD's Zen 4
+    ("avx512_f", False)])
+def test_where_bfloat16_pays(monkeypatch, can, pays):
+    has = dict.fromkeys(can.split(), True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    for precision, expected in (("auto", pays), ("float32", False), ("bfloat16", True)):
+        args = SimpleNamespace(threads=None, device="cpu", precision=precision)
+        assert machine.set_up(args) == (torch.device("cpu"), expected)
+
+
+def test_device_names(monkeypatch):
+    def check(available, table):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: available)
+        for name, expected in table.items():
+            try:
+                assert machine.pick_device(name) == torch.device(expected)
+            except UserError as error:
+                assert str(error).startswith("--device ") and expected in str(error)
+
+    check(False, {"auto": "cpu", "cpu:0": "cpu", "cuda": "has none", "mps": "has none",
+                  "gpu": "say auto", "cuda:x": "say auto", "": "say auto"})
+    for name, value in (("current_accelerator", torch.device("cuda")), ("device_count", 2),
+                        ("set_device_index", None)):
+        monkeypatch.setattr(torch.accelerator, name, lambda *_, value=value: value)
+    check(True, {"auto": "cuda:0", "cuda:1": "cuda:1", "cuda:2": "has 2", "mps": "has none"})
+    monkeypatch.setattr(processes, "TORCHRUN", True)
+    monkeypatch.setattr(processes, "LOCAL_RANK", 1)
+    check(True, {"auto": "cuda:1", "cuda": "cuda:1", "cuda:0": "with torchrun say cuda"})
+    monkeypatch.setattr(machine, "has_bfloat16", lambda device: False)
+    with pytest.raises(UserError, match="bfloat16: cuda:1 has no bfloat16; say float32"):
+        machine.set_up(SimpleNamespace(threads=None, device="cuda", precision="bfloat16"))
+
+
+def test_the_pictures_show_what_was_measured_under_any_name(tmp_path, monkeypatch, mnist):
+    drawn, write = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *given, **options: (
+        drawn.append(figure), write(figure, *given, **options)))
+    history = {"losses": [2.0] * 400 + [1.0] * 400, "reports": [
+        {"batch": 400, "train_accuracy": 0.5, "test_accuracy": 0.25},
+        {"batch": 800, "train_accuracy": 0.75, "test_accuracy": 0.5}]}
+    for title in ("a$^$b.pth", os.fsdecode(b"m\xe8.pth")):
+        figures.curves(history, tmp_path / "curves.png", title, "validation")
+    assert [figure.get_suptitle() for figure in drawn] == ["a$^$b.pth", r"m\udce8.pth"]
+    left, right = drawn[0].axes
+    assert list(left.lines[0].get_ydata()) == [2.0] * 100 + [1.0] * 100
+    assert [(line.get_label(), *line.get_ydata()) for line in right.lines] == [
+        ("train set", 50, 75), ("validation set", 25, 50)]
+
+    testset = mnist[1].subset(slice(10))  # 7 2 1 0 4 1 4 9 5 9
+    figures.predictions(testset, torch.tensor([7, 3]), tmp_path / "predictions.png")
+    titles = [(axis.get_title(), axis.title.get_color()) for axis in drawn[2].axes[:2]]
+    assert titles == [("7 - seven", figures.BLACK), ("3 - three\n(is 2 - two)", figures.ORANGE)]
+    axis, = figures.confusion(torch.tensor([[3, 0], [2, 5]]), ["a", "b"], "test").axes
+    texts = {(text.get_position()[::-1], text.get_text()) for text in axis.texts}
+    assert texts == {((0, 0), "3"), ((1, 0), "2"), ((1, 1), "5")}
