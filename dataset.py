@@ -66,10 +66,9 @@ class ImageDataset(Dataset):
         return f"<{self.split} set of {len(self)} images of {shape}, from {self.source}>"
 
     def __getitem__(self, index):
-        try:
-            index = operator.index(index)
-        except TypeError:
+        if isinstance(index, slice) or np.ndim(index) > 0:
             return self.batch(index)
+        index = operator.index(index)
         image = self.images[index].float().div_(255)
         if self.transform is not None:
             image = self.transform(image)

@@ -86,6 +86,7 @@ def training(dataset="mnist", network="cnn", *, seed, epochs=5, batch_size=128, 
 
 def script(*command):
     """What a script prints, its seconds and peak memory; of a training, what its record says."""
+    os.makedirs("runs", exist_ok=True)  # models are saved there
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, *command], text=True, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT)
@@ -147,15 +148,19 @@ def train_until(moment, wait, folder, command):
     folder.mkdir(exist_ok=True)
     name, *options = f"{command} --device cpu --threads 1 --save model.pth".split()
     options += ["--data", os.path.abspath("data")]
-    options += ["--resume"] if list(folder.glob("runs/*/settings.json")) else []
+    if [*folder.glob("runs/*/checkpoint.pt"), *folder.glob("runs/*/history.json")]:
+        options = ["--resume"]
     start, before = time.perf_counter(), unfinished()
-    with subprocess.Popen([sys.executable, os.path.abspath(name), *options], cwd=folder,
-                          stdout=subprocess.DEVNULL) as process:
+    process = subprocess.Popen([sys.executable, os.path.abspath(name), *options], cwd=folder,
+                               stdout=subprocess.DEVNULL)
+    try:
         while process.poll() is None:
-            late = time.perf_counter() - start > moment
-            if late and (not wait or unfinished() > before):
+            if time.perf_counter() - start > moment and (not wait or unfinished() > before):
                 process.kill()
             time.sleep(0.0002)
+    finally:
+        process.kill()  # who stops the study stops its training
+        process.wait()
     if process.returncode == -9:
         return None, unfinished() > before
     if process.returncode:
@@ -260,14 +265,13 @@ def show_optimizers(name, runs):
     return show_trainings(name, runs, base=lambda key: "adamw")
 
 
-def show_tutorial(name, runs):
+def show_epochs(name, runs):
     """Its learning rate is constant, so each point of a curve is a training of so many epochs."""
     trainings = {}
     for key, run in runs.items():
-        for epochs, (train_accuracy, accuracy) in enumerate(run["curve"], 1):
-            trainings[key.replace(" seed", f", epochs {epochs} seed")] = {
-                "accuracy": accuracy, "train_accuracy": train_accuracy,
-                "seconds": run["seconds"] * epochs / 6}
+        for n, (first, second) in enumerate(run["curve"], 1):
+            trainings[key.replace(" seed", f", epochs {n} seed")] = {
+                "train_accuracy": first, "accuracy": second, "seconds": run["seconds"] * n / 6}
     return show_trainings(name, trainings, xlabel="epochs")
 
 
@@ -373,9 +377,10 @@ PRINTED = {  # its name in report.md: the arguments of python
     "tests": "-m pytest -q tests/test_model.py tests/test_tutorial.py",
     "fashion_evaluate": "fashion_mnist.py --evaluate fashion_mnist.pth",
     "evaluate": "train.py --evaluate model.pth"}
-KILLED = {50: "train.py --epochs 2 --train-images 12800 --validation 500 --report-every 10",
-          20: "fashion_mnist.py --epochs 2 --train-images 1280 --validation 200 --weights none "
-              "--image-size 40 --batch-size 64 --report-every 4"}
+KILLED = {50: "train.py --epochs 2 --train-images 3200 --batch-size 32 --validation 200 "
+              "--report-every 10",
+          20: "fashion_mnist.py --epochs 2 --train-images 640 --batch-size 32 --validation 100 "
+              "--report-every 4 --weights none --image-size 40"}
 
 STUDIES = {
     "recipe": Study("what train.py's settings were chosen by, on 5,000 validation images", seeded(
@@ -390,20 +395,17 @@ STUDIES = {
         show_optimizers),
     "schedules": Study("MultiStepLR and a constant learning rate", seeded(
         10, {f"{name} {lr} {schedule}": {"optimizer": name, "lr": lr, "milestones": milestones}
-             for name, lr in SCHEDULED for schedule, milestones in SCHEDULES.items()}),
-        partial(show_trainings, base=lambda key: key.replace("falling", "constant"),
-                xlabel="schedule")),
+             for name, lr in SCHEDULED for schedule, milestones in SCHEDULES.items()}), partial(
+            show_trainings, base=lambda key: key.replace("falling", "constant"), xlabel="rate")),
     "batch_sizes": Study("Adam at 0.005 times the square root of size/128", seeded(
         3, {f"batch {size}": {"batch_size": size, "lr": float(f"{0.005 * (size / 128)**0.5:.3g}")}
-            for size in (16, 32, 64, 128, 256, 512)}),
-        partial(show_trainings, xlabel="images in a mini-batch")),
+            for size in (16, 32, 64, 128, 256, 512)}), partial(show_trainings, xlabel="images")),
     "seeds": Study("`python train.py` from start to end", {
         f"seed {seed}": partial(script, "train.py", f"--seed={seed}", "--save=runs/model.pth")
         for seed in range(5)}, show_records),
     "tutorial": Study("LeNet-5 on CIFAR10 as in the hand-out, pixels in [0, 1] or [-1, 1]", seeded(
-        5, {"as printed": {}, "centred": CENTRED}, **LENET5,
-        optimizer="momentum", lr=0.001, batch_size=4, epochs=6, milestones=(), autocast=False,
-        curve=(12500, None)), show_tutorial),
+        5, {"as printed": {}, "centred": CENTRED}, **LENET5, optimizer="momentum", lr=0.001,
+        epochs=6, batch_size=4, milestones=(), autocast=False, curve=(12500, None)), show_epochs),
     "lenet5_further": Study("how far LeNet-5 goes on CIFAR10", seeded(
         3, {f"{epochs} epochs": {"epochs": epochs} for epochs in (10, 30)}, **FURTHER) | {
         f"{epochs} epochs{MOVED} seed {seed}": partial(
@@ -430,8 +432,7 @@ STUDIES = {
                                      prepare=partial(fashion_mnist.prepare, size=224))},
         show_shipped),
     "outputs": Study("what the programs print", {
-        f"python {text}": partial(script, *text.split()) for text in PRINTED.values()},
-        show_outputs),
+        f"python {run}": partial(script, *run.split()) for run in PRINTED.values()}, show_outputs),
     "kills": Study("trainings that are killed and resumed: do they end as if never killed?", {
         command.split()[0]: partial(killed, count, command) for count, command in KILLED.items()},
         show_records)}
@@ -469,8 +470,7 @@ def report():
     for name, study in STUDIES.items():
         found = results(name)
         if study.runs.keys() - found.keys():
-            raise UserError(f"results/{name}.json lacks runs, which python experiments.py {name} "
-                            "would add")
+            raise UserError(f"results/{name}.json lacks runs: run python experiments.py {name}")
         runs = {key: found[key] for key in study.runs}
         used = dict.fromkeys(run["machine"] for run in runs.values())
         machines.append([f"`{name}`", len(runs), "; ".join(used)])

@@ -1,12 +1,14 @@
 """What the scripts' command lines share: options, and errors in one line."""
 
 import argparse
+import atexit
 import contextlib
 import math
 import os
 import signal
 import sys
 import threading
+import time
 
 from support import UserError, is_out_of_memory, processes
 
@@ -115,9 +117,13 @@ def script(main):
         except BaseException as error:
             for number in numbers:  # another Ctrl-C would only cut the line short
                 signal.signal(number, signal.SIG_IGN)
+                atexit.register(signal.signal, number, signal.SIG_IGN)
             status, line = verdict(error)
             if status is None:
                 raise
+            if processes.LOCAL_RANK > 0 and isinstance(error, (UserError, Stopped)):
+                time.sleep(3)  # the first process of this machine says the same; then all are ended
+                line = None
             leave(status, line)
 
 
@@ -143,6 +149,7 @@ def verdict(error):
 
 
 def leave(status, line):
+    """Print the line, flush what was printed, and exit."""
     if line:
         print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
     try:

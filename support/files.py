@@ -96,17 +96,20 @@ def read(path, what):
     if not os.path.isfile(path):
         raise UserError(f"{path or '(no name)'}: there is no such file")
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of what it then refuses
-            return torch.load(file, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            content = io.BytesIO(file.read())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of what it then refuses
+            return torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises nearly anything on bytes that are not its own
         if is_out_of_memory(error):
             raise
         reason = "damaged, or not written by torch.save"
         if "GLOBAL" in str(error):  # the name of a class
-            reason = "it holds a whole object; save model.state_dict(), not the model"
+            reason = "it holds more than tensors; save model.state_dict(), not the model"
         raise UserError(f"{path}: not a {what}: {reason}") from None
 
 

@@ -42,8 +42,10 @@ def pick_device(name):
         raise UserError(f"--device {name}: with torchrun say {device.type}, and each process "
                         "gets a device of its own")
     index = device.index or processes.LOCAL_RANK
-    if index >= torch.accelerator.device_count():
-        raise UserError(f"--device {name}: this machine has {torch.accelerator.device_count()}")
+    needed = max(index + 1, processes.LOCAL_COUNT)  # the same for all, for only the first says it
+    if needed > torch.accelerator.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.accelerator.device_count()}, "
+                        f"{needed} are needed")
     torch.accelerator.set_device_index(index)
     return torch.device(device.type, index)
 

@@ -18,6 +18,7 @@ TORCHRUN = dist.is_available() and dist.is_torchelastic_launched()
 RANK = int(os.environ["RANK"]) if TORCHRUN else 0
 COUNT = int(os.environ["WORLD_SIZE"]) if TORCHRUN else 1
 LOCAL_RANK = int(os.environ["LOCAL_RANK"]) if TORCHRUN else 0  # on this machine
+LOCAL_COUNT = int(os.environ["LOCAL_WORLD_SIZE"]) if TORCHRUN else 1
 FIRST = RANK == 0  # the process that prints and saves
 
 

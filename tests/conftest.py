@@ -58,7 +58,7 @@ def call(monkeypatch, capsys):
 
 @pytest.fixture
 def refused(call, tmp_path, monkeypatch):
-    """A function: a person's mistake is one line with these words, exit status 2, no file touched."""
+    """A function: a mistake is one line with these words, exit status 2, no file touched."""
     def files():
         return {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")
                 if "data" not in path.parts}

@@ -43,7 +43,7 @@ def test_where_nothing_can_be_written_is_said_before_the_training(tmp_path, monk
             files.check_can_write(path, size)
 
     monkeypatch.chdir(tmp_path)
-    for path, words in (("", "name a file"), (".", "name a file"), ("no/a", "there is no folder .*no")):
+    for path, words in (("", "name a file"), (".", "name a file"), ("no/a", "is no folder .*no")):
         check(path, 1, f"cannot save to .*{words}")
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=100_000))
