@@ -374,7 +374,6 @@ PRINTED = {  # its name in report.md: the arguments of python
     "cifar10": "train.py --dataset cifar10 --report-every 400 --epochs 2 --save runs/cifar10.pth",
     "turned": "fashion_mnist.py --weights none --image-size 64 --epochs 1 --train-images 12800 "
               "--flip 0.5 --rotation 20 --save runs/turned.pth",
-    "tests": "-m pytest -q tests/test_model.py tests/test_tutorial.py",
     "fashion_evaluate": "fashion_mnist.py --evaluate fashion_mnist.pth",
     "evaluate": "train.py --evaluate model.pth"}
 KILLED = {50: "train.py --epochs 2 --train-images 3200 --batch-size 32 --validation 200 "

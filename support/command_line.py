@@ -122,7 +122,7 @@ def script(main):
             if status is None:
                 raise
             if processes.LOCAL_RANK > 0 and isinstance(error, (UserError, Stopped)):
-                time.sleep(3)  # the first process of this machine says the same; then all are ended
+                time.sleep(3)  # the first of this machine says the same, and then all are ended
                 line = None
             leave(status, line)
 

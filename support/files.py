@@ -109,7 +109,7 @@ def read(path, what):
             raise
         reason = "damaged, or not written by torch.save"
         if "GLOBAL" in str(error):  # the name of a class
-            reason = "it holds more than tensors; save model.state_dict(), not the model"
+            reason = "it holds more than tensors, a whole model perhaps: save model.state_dict()"
         raise UserError(f"{path}: not a {what}: {reason}") from None
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from multiprocessing import forkserver
 
 os.environ["OMP_NUM_THREADS"] = "1"  # two processes of two threads each collapse on two cores
 
@@ -12,8 +13,11 @@ from torchvision import models
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import scripts  # noqa: F401: it says what the fork server imports
 from dataset import load_cifar10, load_fashion_mnist, load_mnist
 from support import command_line
+
+forkserver.ensure_running()  # now, while the current folder is the one to import from
 
 DATA = os.path.abspath("data")
 

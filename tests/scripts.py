@@ -9,13 +9,11 @@ import runpy
 import signal
 import sys
 import time
-from multiprocessing import forkserver
 from types import SimpleNamespace
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["fashion_mnist"])
-forkserver.ensure_running()  # now, while the current folder is the one to import from
 
 
 def child(script, arguments, folder, environment, out, err):

@@ -87,7 +87,7 @@ STATE = cnn().state_dict()
 MODEL_FILES = {  # name: (words, content)
     "empty": ("damaged, or not written by torch.save", b""), "cut": ("cut", saved(STATE)[:60_000]),
     "text": ("damaged, or not", b"text"), "zip": ("not a model file", b"PK\5\6" + bytes(18)),
-    "whole": ("a whole object; save model.state_dict(), not the model", saved(cnn())),
+    "whole": ("a whole model perhaps: save model.state_dict()", saved(cnn())),
     "pickle": ("not a model file", pickle.dumps(Command())),
     "inside": ("not a model file", saved({**STATE, "0.0.bias": Command()})),
     "list": ("no state_dict", saved([1])), "number": ("more than tensors", saved({"a": 1})),
