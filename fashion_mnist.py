@@ -195,7 +195,6 @@ def main():
     started = time.perf_counter()
     args, folder = parse_arguments()
     device, autocast = machine.set_up(args)
-    machine.keep_freed_memory()
     if args.evaluate is not None:
         return evaluate(args, device, autocast)
 

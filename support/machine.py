@@ -13,6 +13,7 @@ from support import UserError, processes
 
 def set_up(args):
     """(device, whether forward passes are in bfloat16) for --device, --precision, --threads."""
+    keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)
