@@ -9,6 +9,7 @@ file in results/ is removed is run anew. Held-out training images chose the sett
 chose none but train.py's learning rate for momentum, after a training of `optimizers` collapsed.
 """
 
+import itertools
 import json
 import math
 import os
@@ -116,26 +117,31 @@ def examine(path, dataset, network, **how):
 
 
 def killed(count, command):
-    """Kill trainings with SIGKILL at random moments, every second time not before a file is being
-    written, and resume them, until there were `count` kills. How many trainings end with the model
-    file and the history, but for its times, of one that nobody killed?
+    """Kill trainings with SIGKILL at random moments, every second time waiting until a file is
+    half written, and resume them, until there were `count` kills.
+
+    Returns the kills, how many left a half-written file, the trainings that were killed, and how
+    many of these ended with the model file and the history, its times apart, of one that was not.
     """
-    chance, kills, writing, trainings, as_never_killed = random.Random(0), 0, 0, 0, 0
+    chance = random.Random(0)
+    result = {"kills": 0, "while_writing": 0, "trainings": 0, "as_never_killed": 0}
     with tempfile.TemporaryDirectory() as root:
         start = time.perf_counter()
         whole, _ = train_until(math.inf, False, Path(root, "whole"), command)
         duration = time.perf_counter() - start
-        while kills < count:
-            outcome, folder = None, Path(root, str(trainings))
+        for number in itertools.count():
+            if result["kills"] == count:
+                return result
+            before, outcome, folder = result["kills"], None, Path(root, str(number))
             while not outcome:
-                moment = chance.uniform(0, duration) if kills < count else math.inf
-                outcome, unfinished = train_until(moment, kills % 2 == 1, folder, command)
-                kills += not outcome
-                writing += unfinished and not outcome
-            trainings += 1
-            as_never_killed += outcome == whole
-    return {"kills": kills, "while_writing": writing, "trainings": trainings,
-            "as_never_killed": as_never_killed}
+                wait = result["kills"] % 2 == 1
+                moment = chance.uniform(0, duration) if result["kills"] < count else math.inf
+                outcome, unfinished = train_until(moment, wait, folder, command)
+                result["kills"] += not outcome
+                result["while_writing"] += unfinished and not outcome
+            if result["kills"] > before:
+                result["trainings"] += 1
+                result["as_never_killed"] += outcome == whole
 
 
 def train_until(moment, wait, folder, command):
@@ -237,7 +243,7 @@ def show_trainings(name, runs, base=None, **settings):
         for (label, points), (colour, look) in zip(lines.items(), LOOKS):
             x, means, halves = zip(*sorted(points))
             axis.errorbar(x, means, halves, fmt=look, color=colour, capsize=3, label=label)
-        axis.set(ylabel="accuracy (%)", **settings)
+        axis.set(**{"ylabel": "test accuracy (%)"} | settings)
         figure.legend(loc="outside right center")
         figure.savefig(f"figures/{name}.png")
     return {name: table(header, rows)}
@@ -259,7 +265,9 @@ def show_optimizers(name, runs):
         errors = 100 * (1 - curves[:, :, 1].mean(0))
         batches = range(50, 50 * len(errors) + 1, 50)
         axis.semilogy(batches, errors.tolist(), look[1:], color=colour, label=optimizer)
-    axis.set(xlabel="mini-batches of 128 images", ylabel="error on 5,000 test images (%)")
+    ticks = (1, 2, 5, 10, 20, 50)
+    axis.set(xlabel="mini-batches of 128 images", ylabel="error on 5,000 test images (%)",
+             yticks=ticks, yticklabels=ticks)
     axis.legend()
     figure.savefig(f"figures/{name}.png")
     return show_trainings(name, runs, base=lambda key: "adamw")
@@ -285,8 +293,10 @@ def show_bonus(name, runs):
         start += int(count)
     batches, _, *accuracies = zip(*run["reports"])
     for values, label, (colour, look) in zip(accuracies, ("training", "test"), LOOKS):
-        axis.plot(batches, values, look, color=colour, label=f"1,000 images of the {label} set")
-    axis.set(xlabel="mini-batches; below: the size of their images", ylabel="accuracy there")
+        axis.plot(batches, [100 * value for value in values], look, color=colour,
+                  label=f"1,000 images of the {label} set")
+    axis.set(xlabel="mini-batches, of images of the size written above",
+             ylabel="accuracy at that size (%)")
     axis.legend(loc="lower right", bbox_to_anchor=(1, 0.06))
     figure.savefig(f"figures/{name}.png")
     command = "python fashion_mnist.py --weights none --epochs 4 --save runs/bonus.pth"
@@ -324,6 +334,8 @@ def screen(name, command, output):
 
 
 # ------------------------------------------------------------------ the studies
+#
+# A run is called "LABEL X seed N": tables and figures split that again.
 
 
 class Study(NamedTuple):
@@ -348,7 +360,8 @@ def small(key, size=32, images=4000, epochs=6):
 
 RECIPES = [(0.005, 128, Augment()), (0.005, 128, Augment(shift=1)), (0.005, 128, RECIPE),
            (0.01, 128, RECIPE), (0.003, 64, RECIPE), (0.005, 128, Augment(rotation=15, shift=2))]
-# six learning rates, a factor of about three apart, round what each optimizer likes; the best
+# six learning rates, a factor of about three apart, around what is usual for each optimizer; BEST
+# has the winners of those that are compared
 SGDS, ADAMS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3), (0.00015, 0.0005, 0.0015, 0.005, 0.015, 0.05)
 SWEEP = {"sgd": (0.01, 0.03, 0.1, 0.3, 1, 3), "momentum": SGDS, "nesterov": SGDS,
          "rmsprop": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03), "adagrad": SGDS,
@@ -388,17 +401,20 @@ STUDIES = {
     "sweep": Study("six learning rates for each optimizer, on 5,000 validation images", seeded(
         2, {f"{name} {lr}": {"optimizer": name, "lr": lr}
             for name, rates in SWEEP.items() for lr in rates}, epochs=2, validation=5000),
-        partial(show_trainings, xlabel="learning rate", xscale="log", ylim=(84, 99.5))),
+        partial(show_trainings, xlabel="learning rate", xscale="log", ylim=(84, 99.5),
+                ylabel="validation accuracy (%)")),
     "optimizers": Study("five optimizers at the best learning rate of `sweep`", seeded(
         10, {name: {"optimizer": name, "lr": lr} for name, lr in BEST.items()}, curve=(50, 5000)),
         show_optimizers),
     "schedules": Study("MultiStepLR and a constant learning rate", seeded(
         10, {f"{name} {lr} {schedule}": {"optimizer": name, "lr": lr, "milestones": milestones}
              for name, lr in SCHEDULED for schedule, milestones in SCHEDULES.items()}), partial(
-            show_trainings, base=lambda key: key.replace("falling", "constant"), xlabel="rate")),
+            show_trainings, base=lambda key: key.replace("falling", "constant"),
+            xlabel="learning rate")),
     "batch_sizes": Study("Adam at 0.005 times the square root of size/128", seeded(
         3, {f"batch {size}": {"batch_size": size, "lr": float(f"{0.005 * (size / 128)**0.5:.3g}")}
-            for size in (16, 32, 64, 128, 256, 512)}), partial(show_trainings, xlabel="images")),
+            for size in (16, 32, 64, 128, 256, 512)}),
+        partial(show_trainings, xlabel="images in a mini-batch", xscale="log")),
     "seeds": Study("`python train.py` from start to end", {
         f"seed {seed}": partial(script, "train.py", f"--seed={seed}", "--save=runs/model.pth")
         for seed in range(5)}, show_records),
@@ -412,7 +428,8 @@ STUDIES = {
         for epochs, count in ((10, 3), (30, 3), (100, 3), (300, 1)) for seed in range(count)},
         partial(show_trainings, base=lambda key: key.removesuffix(MOVED))),
     "augmentation": Study("flips by rotations: ResNet18 at 32x32 on 4,000 images", seeded(
-        3, {key: small(key) for key in GRID}), partial(show_augmented, xlabel="degrees")),
+        3, {key: small(key) for key in GRID}),
+        partial(show_augmented, xlabel="rotation by up to (degrees)")),
     "augmentation_and_images": Study("on 800, 4,000 and 24,000, each as many mini-batches", seeded(
         3, {f"{images} images {key}": small(key, images=images, epochs=24_000 // images)
             for images in (800, 4000, 24_000) for key in (NONE, FLIP, TURN)}), show_augmented),

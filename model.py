@@ -119,11 +119,8 @@ def parameter_formula(layer):
     """The hand-out's formula filled in, such as "5x5x1x16 + 16 = 416"; "0" without parameters."""
     terms, total = [], 0
     for parameter in layer.parameters():
-        sizes = list(parameter.shape)
-        if len(sizes) == 4:  # of a kernel: out, in, height, width
-            sizes = [sizes[2], sizes[3], sizes[1], sizes[0]]
-        if len(sizes) == 2:  # of a matrix: out, in
-            sizes.reverse()
+        # a kernel is [out, in, height, width], a matrix [out, in], a bias [out]: out goes last
+        sizes = [*parameter.shape[2:], *reversed(parameter.shape[:2])]
         terms.append("x".join(map(str, sizes)))
         total += parameter.numel()
     return f"{' + '.join(terms)} = {total:,}" if terms else "0"

@@ -36,9 +36,9 @@ from support.progress import Progress
 DATASETS = {"mnist": load_mnist, "fashion-mnist": load_fashion_mnist, "cifar10": load_cifar10}
 
 # name: (class, arguments, learning rate for the CNN on MNIST). Each rate is the best of six on
-# 5,000 held-out training images (results/sweep.json), with two exceptions. Momentum's best, 0.1,
-# collapsed in one of ten trainings (results/optimizers.json). Adam's best, 0.015, was ahead of
-# 0.005 by less than the noise.
+# 5,000 held-out training images (results/sweep.json), with these exceptions. Momentum's best, 0.1,
+# collapsed in one of ten trainings (results/optimizers.json), so Nesterov's, 0.1 too, is not used
+# either. Adam's best, 0.015, was ahead of 0.005 by less than the noise.
 OPTIMIZERS = {
     "sgd": (optim.SGD, {}, 0.3),
     "momentum": (optim.SGD, {"momentum": 0.9}, 0.03),
@@ -81,7 +81,7 @@ def make_schedule(optimizer, total, milestones=(0.6, 0.85)):
     falls, each time by the same factor. With () it stays constant.
     """
     gamma = 0.01 ** (1 / len(milestones)) if milestones else 1.0
-    # rounded: as a fraction, 0.85 * 13 of 13 epochs is a little less than 0.85
+    # rounded, for 0.85 * 13 / 13 is a little less than 0.85, and int() would lose a step
     steps = [min(int(round(total * fraction, 6)), total - 1) for fraction in milestones]
     return optim.lr_scheduler.MultiStepLR(optimizer, steps, gamma)
 
@@ -103,6 +103,7 @@ def evaluating(model):
 
 
 def as_it_is(images, step=None):
+    """The default for `prepare`: nothing is done."""
     return images
 
 
@@ -125,7 +126,7 @@ def answers(model, data, prepare=as_it_is, batch_size=250, autocast=False):
     with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for images, labels in batches:
             images = to_input(images.to(device), prepare)
-            # as many of up to 112x112 pixels; of larger ones fewer, to spare memory
+            # batch_size images of up to 112x112 at once; of larger ones fewer, to spare memory
             at_once = max(1, batch_size * 112**2 // max(112, images.shape[-1])**2)
             logits += [model(part).float() for part in images.split(at_once)]
             all_labels.append(labels.to(device))
@@ -174,8 +175,8 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
     testset: only measured; the test set, or held-out training images.
     scheduler: stepped once a mini-batch.
     augment(images, generator): done to training images [B, C, H, W] in [0, 1], never to others.
-    prepare(images, step): makes the network's input at mini-batch `step`, from 0; a report
-        measures both sets as prepared for the last one.
+    prepare(images, step): makes the network's input at mini-batch `step`, from 0; for a report
+        both sets are prepared like the last mini-batch.
     autocast: forward passes in bfloat16 where PyTorch holds that to be safe.
     report_every: mini-batches between report lines; report_images: measure accuracy on the first
         so many images of each set, None for all.
@@ -184,8 +185,8 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
         it, on the CPU to bit-identical weights.
 
     Returns the history: "reports", a list of dicts (epoch, batch, loss, train_accuracy,
-    test_accuracy, learning_rate, seconds), and "losses", the loss of every mini-batch.
-    Raises Diverged where the loss, or a weight in the end, is not finite.
+    test_accuracy, learning_rate, seconds with those of measuring), and "losses", one for each
+    mini-batch. Raises Diverged where a loss, or a weight in the end, is not finite.
     """
     device = trainset.images.device
     total = epochs * math.ceil(len(trainset) / batch_size)
@@ -201,7 +202,8 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
         for step, epoch, indices in batches:
             images, labels = trainset[indices]
             images = augment(images, random_numbers(seed, epochs + step))
-            mine, weight = processes.share(len(labels))  # all of them, and 1, but for torchrun
+            # under torchrun this process's part, weighted for the mean of all; else all, 1
+            mine, weight = processes.share(len(labels))
             prepare_now = partial(prepare, step=step)
             images, labels = to_input(images[mine], prepare_now), labels[mine]
 
@@ -210,7 +212,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
                 loss = loss_fn(network(images), labels) * weight
             loss.backward()
             optimizer.step()
-            progress.add(loss)  # counts the mini-batch, and looks whether the loss is finite
+            progress.add(loss)  # counts the mini-batch; every 100 it looks at the losses
             bar.update(costs[step])
 
             reporting = (step + 1) % report_every == 0 or step + 1 == total

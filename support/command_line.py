@@ -64,7 +64,7 @@ def add_shared_options(parser, save, epochs, batch_size, flip=0.0, rotation=0.0,
     add("--batch-size", type=number(int, 1, 60_000), default=batch_size, metavar="N",
         help="images in a mini-batch (default: %(default)s)")
     add("--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N",
-        help="of the first weights, the order of the images, augmentation (default: %(default)s)")
+        help="of the first weights, the order of images, augmentation (default: %(default)s)")
 
     add = group("augmentation, drawn anew for every training image")
     add("--flip", type=number(float, 0, 1), default=flip, metavar="P",
@@ -82,7 +82,7 @@ def add_shared_options(parser, save, epochs, batch_size, flip=0.0, rotation=0.0,
              "them, not on the test set (default: %(default)s)")
     add("--train-images", type=number(int, 1), metavar="N",
         help="train on the first N images only (default: all)")
-    add("--evaluate", metavar="FILE", help="measure a saved model on the test set, train nothing")
+    add("--evaluate", metavar="FILE", help="measure a saved model, train nothing")
 
     add = group("machine and files")
     add("--device", default="auto", metavar="NAME",
@@ -115,7 +115,7 @@ def script(main):
             with processes.joined():
                 main()
         except BaseException as error:
-            for number in numbers:  # another Ctrl-C would only cut the line short
+            for number in numbers:  # another Ctrl-C would cut the line short, or the exit
                 signal.signal(number, signal.SIG_IGN)
                 atexit.register(signal.signal, number, signal.SIG_IGN)
             status, line = verdict(error)
@@ -128,7 +128,7 @@ def script(main):
 
 
 def verdict(error):
-    """(exit status, the line to print) for what ended a script; (None, None) for our faults."""
+    """(exit status, the line to print) for what ended a script; (None, None) for a bug."""
     saved = getattr(error, "saved", None)
     also = f"; {saved}" if saved else ""
     if isinstance(error, UserError):
@@ -144,7 +144,7 @@ def verdict(error):
     if is_out_of_memory(error):
         return 1, f"error: out of memory; a smaller --batch-size may help{also}"
     if processes.TORCHRUN and any(word in str(error) for word in ("gloo", "Connection", "NCCL")):
-        return 1, None  # another process has ended, and says why
+        return 1, f"error: another process has ended: {str(error).splitlines()[0]}"
     return None, None
 
 

@@ -1,4 +1,4 @@
-"""What a training has come to, and the checkpoint that keeps it."""
+"""The state of a training, and the checkpoint that keeps it."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from support import Diverged, UserError, files, processes
 
 
 class Progress:
-    """What a training has come to; it begins where the checkpoint at `path` stopped, if any.
+    """The state of a training; restored from the checkpoint at `path` where there is one.
 
     total: mini-batches in all; parts: model, optimizer and scheduler, by name.
     step: mini-batches done; losses: float [total]; reports: a list of dicts.
@@ -32,12 +32,12 @@ class Progress:
                 part.load_state_dict(state[name])
             self.losses.copy_(state["losses"])
             self.step, self.reports = state["step"], state["reports"]
-            self.started -= state["seconds"]
+            self.started -= state["seconds"]  # as if begun so much earlier
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{self.path}: no checkpoint of this network and optimizer") from None
+            raise UserError(f"{self.path}: a checkpoint of another training") from None
 
     def seconds(self):
-        """Of training, over all stops."""
+        """Of training and measuring, without the pauses."""
         return time.perf_counter() - self.started
 
     def add(self, loss):

@@ -20,8 +20,8 @@ except ImportError:
 
 from support import Diverged, UserError, files, processes
 
-# Options that may differ when a run is resumed. They do not change what is trained; how it is
-# rounded is among the circumstances.
+# Options that may differ when a run is resumed. They do not change what is trained; threads,
+# device and precision change how it is rounded, and `open_folder` says so.
 FREE = {"threads", "device", "precision", "data", "save", "report_every", "runs", "resume"}
 
 
@@ -60,7 +60,7 @@ def find(args, script):
         if (folder / "history.json").exists():
             finished = finished or folder
     if finished:
-        print(f"{finished} is finished: there is nothing to resume")
+        print(f"{finished} has ended: there is nothing to resume")
         sys.exit(0)
     raise UserError(f"--resume: no run of {script} in {args.resume or args.runs} "
                     "has come to a checkpoint")
@@ -70,19 +70,19 @@ def open_folder(folder, args, script, now):
     """The folder of a new run; or `folder`, and a line on what is not as it was: `now`, the
     circumstances of today.
     """
-    settings = {"script": script, "options": vars(args), "circumstances": now}
     if folder:
         before = files.read_json(folder / "settings.json").get("circumstances", {})
         changed = [f"{name} is {value}, was {before.get(name)}"
                    for name, value in now.items() if value != before.get(name)]
         print("; ".join([f"going on with {folder}", *changed]))
-    else:
-        folder = Path(args.runs, datetime.now().strftime("%Y-%m-%d-%H%M%S-%f"))
+        return folder
+    folder = Path(args.runs, datetime.now().strftime("%Y-%m-%d-%H%M%S-%f"))
     try:
-        folder.mkdir(parents=True, exist_ok=args.resume is not None)
-        files.write_json(settings, folder / "settings.json")
+        folder.mkdir(parents=True)
+        files.write_json({"script": script, "options": vars(args), "circumstances": now},
+                         folder / "settings.json")
     except OSError as error:
-        raise UserError(f"cannot write to the folder {folder}: {error.strerror}") from None
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
     return folder
 
 
@@ -102,7 +102,7 @@ def locked(folder):
 
 @contextlib.contextmanager
 def saying_what_is_saved(folder):
-    """Whatever ends what is inside carries, as `saved`, a sentence on what is saved."""
+    """Give whatever exception ends the block a sentence, `saved`, for the line that it becomes."""
     try:
         yield
     except Diverged as error:
