@@ -12,10 +12,12 @@ chose none but train.py's learning rate for momentum, after a training of `optim
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import platform
 import random
 import re
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -39,6 +41,7 @@ from support import Diverged, UserError, command_line, figures, files, machine
 
 NETWORKS = MODELS | {"resnet18": (resnet18, 1, 28)}
 DEVICE = machine.pick_device("auto")
+FORK = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
 CPUINFO = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
 PROCESSOR = re.search(r"model name\s*: (.*)|$", CPUINFO)[1] or platform.processor()
 RECIPE = Augment(rotation=10, shift=1)  # how train.py augments MNIST
@@ -152,28 +155,37 @@ def train_until(moment, wait, folder, command):
         return len(list(folder.glob("runs/*/*.tmp")))
 
     folder.mkdir(exist_ok=True)
-    name, *options = f"{command} --device cpu --threads 1 --save model.pth".split()
+    script, *options = f"{command} --device cpu --threads 1 --save model.pth".split()
     options += ["--data", os.path.abspath("data")]
     if [*folder.glob("runs/*/checkpoint.pt"), *folder.glob("runs/*/history.json")]:
         options = ["--resume"]
     start, before = time.perf_counter(), unfinished()
-    process = subprocess.Popen([sys.executable, os.path.abspath(name), *options], cwd=folder,
-                               stdout=subprocess.DEVNULL)
+    process = FORK.Process(target=become, args=(os.path.abspath(script), options, folder))
+    process.start()
     try:
-        while process.poll() is None:
-            if time.perf_counter() - start > moment and (not wait or unfinished() > before):
+        while process.is_alive():
+            late = time.perf_counter() - start > moment
+            if late and (not wait or unfinished() > before):
                 process.kill()
             time.sleep(0.0002)
     finally:
         process.kill()  # who stops the study stops its training
-        process.wait()
-    if process.returncode == -9:
+        process.join()
+    if process.exitcode == -9:
         return None, unfinished() > before
-    if process.returncode:
-        raise UserError(f"{command} ended with status {process.returncode}")
+    if process.exitcode:
+        raise UserError(f"{command} ended with status {process.exitcode}")
     history = files.read_json(*folder.glob("runs/*/history.json"))
     reports = [report | {"seconds": None} for report in history["reports"]]
     return (Path(folder, "model.pth").read_bytes(), history["losses"], reports), False
+
+
+def become(script, options, folder):
+    """What a fork of this process, which has imported torch already, does: run a script."""
+    os.chdir(folder)
+    sys.argv = [script, *options]
+    sys.stdout = open(os.devnull, "w")
+    runpy.run_path(script, run_name="__main__")
 
 
 # ------------------------------------------------------------------ statistics, tables, figures
@@ -389,9 +401,9 @@ PRINTED = {  # its name in report.md: the arguments of python
               "--flip 0.5 --rotation 20 --save runs/turned.pth",
     "fashion_evaluate": "fashion_mnist.py --evaluate fashion_mnist.pth",
     "evaluate": "train.py --evaluate model.pth"}
-KILLED = {50: "train.py --epochs 2 --train-images 3200 --batch-size 32 --validation 200 "
-              "--report-every 10",
-          20: "fashion_mnist.py --epochs 2 --train-images 640 --batch-size 32 --validation 100 "
+KILLED = {50: "train.py --epochs 2 --train-images 1600 --batch-size 16 --validation 100 "
+              "--report-every 20",
+          20: "fashion_mnist.py --epochs 2 --train-images 256 --batch-size 16 --validation 50 "
               "--report-every 4 --weights none --image-size 40"}
 
 STUDIES = {
