@@ -256,6 +256,7 @@ def show_trainings(name, runs, base=None, **settings):
             x, means, halves = zip(*sorted(points))
             axis.errorbar(x, means, halves, fmt=look, color=colour, capsize=3, label=label)
         axis.set(**{"ylabel": "test accuracy (%)"} | settings)
+    axis.minorticks_off()
         figure.legend(loc="outside right center")
         figure.savefig(f"figures/{name}.png")
     return {name: table(header, rows)}
@@ -426,7 +427,8 @@ STUDIES = {
     "batch_sizes": Study("Adam at 0.005 times the square root of size/128", seeded(
         3, {f"batch {size}": {"batch_size": size, "lr": float(f"{0.005 * (size / 128)**0.5:.3g}")}
             for size in (16, 32, 64, 128, 256, 512)}),
-        partial(show_trainings, xlabel="images in a mini-batch", xscale="log")),
+        partial(show_trainings, xlabel="images in a mini-batch", xscale="log",
+                xticks=(16, 32, 64, 128, 256, 512), xticklabels=(16, 32, 64, 128, 256, 512))),
     "seeds": Study("`python train.py` from start to end", {
         f"seed {seed}": partial(script, "train.py", f"--seed={seed}", "--save=runs/model.pth")
         for seed in range(5)}, show_records),
