@@ -110,7 +110,7 @@ def run(command, folder):
     if process.returncode:
         lines = [line.strip() for line in lines if line.strip()] or ["no word of why"]
         last = " ".join(lines[:2]) if command[0] == "npm" else lines[-1]  # npm says it at the top
-        raise DataError(f"{command[0]} failed: {last}"[:300])
+        raise DataError(f"{os.path.basename(command[0])} failed: {last}"[:300])
 
 
 def watch(process, folder):
