@@ -256,7 +256,7 @@ def show_trainings(name, runs, base=None, **settings):
             x, means, halves = zip(*sorted(points))
             axis.errorbar(x, means, halves, fmt=look, color=colour, capsize=3, label=label)
         axis.set(**{"ylabel": "test accuracy (%)"} | settings)
-    axis.minorticks_off()
+        axis.minorticks_off()
         figure.legend(loc="outside right center")
         figure.savefig(f"figures/{name}.png")
     return {name: table(header, rows)}

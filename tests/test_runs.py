@@ -193,8 +193,8 @@ def test_which_run_is_resumed_and_what_has_changed(stopped, call, folder):
         files.write(content, f"runs/z{number}/settings.json")
     for options, line in (([], f"going on with {second}"),
                           ([first], f"going on with {first}; {changed}"),
-                          ([], f"{second} is finished: there is nothing to resume"),
-                          ([first], f"{first} is finished: there is nothing to resume")):
+                          ([], f"{second} has ended: there is nothing to resume"),
+                          ([first], f"{first} has ended: there is nothing to resume")):
         status, out, err = call(train, "--resume", *options)
         assert (status, err) == (0, "") and out.splitlines()[0] == line
     status, _, err = call(train, "--resume", "runs/z6")
