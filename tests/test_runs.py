@@ -160,7 +160,7 @@ def test_what_ends_a_run_says_what_is_saved(call, folder, monkeypatch, place, na
         assert status == 2 and "has come to a checkpoint" in err
     else:
         assert (status, err) == (0, "")
-        assert ("is finished" if name == "check_finite" else "predictions and history") in out
+        assert ("has ended" if name == "check_finite" else "predictions and history") in out
 
 
 def test_an_option_that_contradicts_the_run_is_named(stopped, refused, call, folder):
