@@ -22,6 +22,13 @@ forkserver.ensure_running()  # now, while the current folder is the one to impor
 DATA = os.path.abspath("data")
 
 
+def pytest_sessionstart(session):
+    """What is missing of the data is fetched once, before the two workers start."""
+    if not hasattr(session.config, "workerinput"):
+        for load in (load_mnist, load_fashion_mnist, load_cifar10):
+            load()
+
+
 @pytest.fixture(scope="session")
 def mnist():
     return load_mnist()
