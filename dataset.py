@@ -22,7 +22,9 @@ To fetch and check all three datasets (290 MB on disk, nothing is fetched twice)
 """
 
 import operator
-import os
+import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -249,36 +251,60 @@ def turn_and_move(images, angles, shifts):
 
 
 def imshow(image, title=None, path=None):
-    """Show an image [C, H, W], or a batch [B, C, H, W] as a grid; C is 1 or 3.
+    """Show an image, or a batch of them as a grid.
 
-    Values are float in [0, 1] or uint8. It is saved to `path`, if given, or to imshow.png where
-    there is no display; a line says so. Raises ValueError.
+    image: a tensor, array or PIL image, [H, W], [C, H, W], [H, W, C] or a batch [B, ...] of the
+    last two; C is 1 or 3; uint8, or float in [0, 1]. Other values, of a normalised image, are
+    scaled to their own range.
+    It is saved to `path`, if given, or to imshow.png where there is no display; a line says so.
+    Raises ValueError.
     """
     import matplotlib.pyplot as plt  # here, for it takes longer to import than MNIST to load
-    image = torch.as_tensor(image).detach().cpu()
-    if image.dim() == 4 and len(image):
-        image = utils.make_grid(image)
-    if image.dtype == torch.uint8:
-        image = image / 255
-    if image.dim() != 3 or image.shape[0] not in (1, 3) or not image.is_floating_point():
-        raise ValueError(f"an image is float or uint8 [1 or 3, H, W], not {image.dtype} "
-                         f"{list(image.shape)}")
+    image = displayable(image)
     try:
         figure, axes = plt.subplots()
     except ImportError:  # a window was asked for, but there is no display
         plt.switch_backend("agg")
         figure, axes = plt.subplots()
-    axes.imshow(image.float().clamp(0, 1).permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
+    axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
     axes.set_axis_off()
     axes.set_title(title or "")
     headless = plt.get_backend().lower() in ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
     if headless or path:
-        path = os.fspath(path or "imshow.png")
-        figure.savefig(path, format="png", bbox_inches="tight")
-        print(f"image saved as {path}")
+        path = Path(path or "imshow.png")
+        try:
+            figure.savefig(path, format=path.suffix[1:] or "png", bbox_inches="tight")
+            print(f"image saved as {path}")
+        except OSError as error:
+            print(f"imshow cannot save {path}: {error.strerror}", file=sys.stderr)
     if not headless:
         plt.show()
     plt.close(figure)
+
+
+def displayable(image):
+    """Float [C, H, W] in [0, 1], for whatever imshow takes."""
+    if hasattr(image, "convert"):  # a PIL image, of any mode
+        image = image.convert("RGB")
+    if not isinstance(image, torch.Tensor):
+        image = torch.from_numpy(np.array(image))
+    image = image.detach().cpu()
+    shape = list(image.shape)
+    if image.dim() == 2:
+        image = image[None]
+    if image.dim() > 2 and image.shape[-3] not in (1, 3):
+        image = image.movedim(-1, -3)
+    if image.dtype == torch.uint8:
+        image = image / 255
+    if (image.dim() not in (3, 4) or image.shape[-3] not in (1, 3) or not image.numel()
+            or not image.is_floating_point()):
+        raise ValueError(f"an image is float or uint8 [1 or 3, H, W], not {image.dtype} {shape}")
+    low, high = image.min(), image.max()
+    if low < 0 or high > 1:
+        warnings.warn("values outside of [0, 1], as of a normalised image: imshow scales them to "
+                      "their own range", stacklevel=3)
+        image = (image - low) / (high - low).clamp(min=1e-9)
+    return utils.make_grid(image.float()) if image.dim() == 4 else image.float()
 
 
 def main():

@@ -36,7 +36,7 @@ from torch import nn
 import fashion_mnist
 import train
 from dataset import Augment, preprocess_for
-from model import MODELS, resnet18
+from model import MODELS, load_weights, resnet18
 from support import Diverged, UserError, command_line, figures, files, machine
 
 NETWORKS = MODELS | {"resnet18": (resnet18, 1, 28)}
@@ -112,7 +112,7 @@ def examine(path, dataset, network, **how):
     """What a model in this folder makes of the test set."""
     testset = load(dataset, network)[1]
     model = NETWORKS[network][0]().to(DEVICE, memory_format=torch.channels_last)
-    files.load_weights(model, path)
+    load_weights(model, path)
     logits = train.predict(model, testset, autocast=machine.has_bfloat16(DEVICE), **how)
     confusion = fashion_mnist.class_accuracy(logits.argmax(1), testset)[0]
     return {"confusion": confusion.tolist(),

@@ -24,7 +24,7 @@ from torchvision import models, transforms
 
 import train
 from dataset import Augment, load_fashion_mnist
-from model import resnet18
+from model import load_weights, resnet18
 from support import UserError, command_line, figures, files, machine, processes, runs
 
 MEAN, STD = 0.2860, 0.3530  # of the pixels of the training set, in [0, 1]; a test computes them
@@ -94,7 +94,7 @@ def start_weights(which, seed):
     model = resnet18()
     if which in ("auto", "none"):
         return model, "none"
-    files.load_weights(model, which)
+    load_weights(model, which)
     return model, which
 
 
@@ -185,7 +185,7 @@ def parse_arguments():
 def evaluate(args, device, autocast):
     """Print the accuracy of the saved model --evaluate, at --image-size or the file's own size."""
     model = resnet18()
-    state = files.load_weights(model, args.evaluate)
+    state = load_weights(model, args.evaluate)
     plan = args.image_size or [[files.note_in(state, "image_size", 224), 1.0]]
     testset = train.splits(args, load_fashion_mnist, device)[1]
     test(model.to(device, memory_format=torch.channels_last), testset, plan[-1][0], autocast,

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from dataset import (Augment, ImageDataset, load_cifar10, load_fashion_mnist, load_mnist,
                      preprocess_for)
-from model import MODELS
+from model import MODELS, load_weights
 from support import Diverged, UserError, command_line, figures, files, machine, processes, runs
 from support.progress import Progress
 
@@ -319,7 +319,7 @@ def load_splits(args, device):
 def evaluate(args, device, autocast):
     """Print the accuracy of the saved model --evaluate."""
     model = MODELS[args.model][0]()
-    files.load_weights(model, args.evaluate)
+    load_weights(model, args.evaluate)
     testset = load_splits(args, device)[1]
     model = model.to(device, memory_format=torch.channels_last)
     right = accuracy(model, testset, autocast=autocast)

@@ -5,11 +5,15 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
+import sys
+import time
 import uuid
 import warnings
 
 import torch
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from support import UserError, is_out_of_memory
 
@@ -56,11 +60,19 @@ def save_model(model, path, **notes):
     """Save the state_dict of `model` on the CPU: a plain torch.load reads it on any machine.
 
     notes: small values that travel in the state_dict's own metadata, such as image_size=64.
+    Hours of training went into it: what fails is tried again, for a minute. Raises OSError.
     """
     state = model.state_dict()
     for name, tensor in state.items():
         state[name] = tensor.cpu()
     state._metadata[""].update(notes)
+    for wait in (1, 5, 20, 34):
+        try:
+            return save(state, path)
+        except OSError as error:
+            print(f"cannot save {path}: {error.strerror}; trying again in {wait} s",
+                  file=sys.stderr)
+            time.sleep(wait)
     save(state, path)
 
 
@@ -108,19 +120,37 @@ def read(path, what):
         if is_out_of_memory(error):
             raise
         reason = "damaged, or not written by torch.save"
-        if "GLOBAL" in str(error):  # the name of a class
-            reason = "it holds more than tensors, a whole model perhaps: save model.state_dict()"
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        if name:
+            reason = (f"it holds a pickled object, {name[1]}, perhaps a whole model; where that "
+                      "loads, say torch.save(model.state_dict(), FILE)")
         raise UserError(f"{path}: not a {what}: {reason}") from None
 
 
 def read_weights(path):
-    """The state_dict in a model file. Raises UserError for any other file."""
-    state = read(path, "model file")
-    if not isinstance(state, dict) or not state:
+    """The state_dict in a model file, without what other programs wrap around it.
+
+    That is a dict, {"state_dict": ..., "epoch": ...}, and a prefix of all names: "module." of
+    DataParallel, "_orig_mod." of torch.compile. Raises UserError for any other file.
+    """
+    content = read(path, "model file")
+    values = content.values() if isinstance(content, dict) else []
+    state = next(filter(is_state_dict, [content, *values]), None)
+    if state is None:
         raise UserError(f"{path}: not a model file: it holds no state_dict")
-    if not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path}: not a model file: its state_dict holds more than tensors")
+    while all("." in name for name in state):
+        prefixes = {name.partition(".")[0] for name in state}
+        if len(prefixes) > 1:
+            break
+        consume_prefix_in_state_dict_if_present(state, f"{prefixes.pop()}.")
     return state
+
+
+def is_state_dict(value):
+    """Whether it is a dict of named tensors and nothing else."""
+    return isinstance(value, dict) and len(value) > 0 and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor)
+        for name, tensor in value.items())
 
 
 def note_in(state, name, default):
@@ -129,19 +159,3 @@ def note_in(state, name, default):
         return int(state._metadata[""][name])
     except (AttributeError, KeyError, TypeError, ValueError):
         return default
-
-
-def load_weights(model, path):
-    """Load a model file into `model` and return its state_dict. Raises UserError."""
-    state = read_weights(path)
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in [*wanted, *found]:
-        if found.get(name) != wanted.get(name):
-            raise UserError(f"{path}: the model of another network: its {name} is "
-                            f"{found.get(name, 'missing')}, not {wanted.get(name, 'missing')}")
-    try:
-        model.load_state_dict(state)
-    except RuntimeError:  # sparse tensors, say
-        raise UserError(f"{path}: not a model file: its tensors cannot be copied") from None
-    return state

@@ -38,7 +38,7 @@ def pick_device(name):
     if device.type == "cpu":
         return torch.device("cpu")
     if here is None or device.type != here.type:
-        raise UserError(f"--device {name}: this machine, or this build of PyTorch, has none")
+        raise UserError(f"--device {name}: {why_none(device)}")
     if processes.TORCHRUN and device.index is not None:
         raise UserError(f"--device {name}: with torchrun say {device.type}, and each process "
                         "gets a device of its own")
@@ -49,6 +49,13 @@ def pick_device(name):
                         f"{needed} are needed")
     torch.accelerator.set_device_index(index)
     return torch.device(device.type, index)
+
+
+def why_none(device):
+    """Why there is no such device."""
+    if device.type == "cuda" and torch.version.cuda is None and torch.version.hip is None:
+        return "this PyTorch is a build for the CPU alone; pytorch.org says how to get another"
+    return f"this machine, or this build of PyTorch, has no {device.type}"
 
 
 def has_bfloat16(device=torch.device("cpu")):

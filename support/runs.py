@@ -76,14 +76,22 @@ def open_folder(folder, args, script, now):
                    for name, value in now.items() if value != before.get(name)]
         print("; ".join([f"going on with {folder}", *changed]))
         return folder
-    folder = Path(args.runs, datetime.now().strftime("%Y-%m-%d-%H%M%S-%f"))
     try:
-        folder.mkdir(parents=True)
+        folder = new_folder(args.runs)
         files.write_json({"script": script, "options": vars(args), "circumstances": now},
                          folder / "settings.json")
     except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
+        raise UserError(f"cannot make a folder in {args.runs}: {error.strerror}") from None
     return folder
+
+
+def new_folder(parent):
+    """A folder called by the time; another process that took the name has it alone."""
+    while True:
+        folder = Path(parent, datetime.now().strftime("%Y-%m-%d-%H%M%S-%f"))
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
 
 
 @contextlib.contextmanager
@@ -114,7 +122,7 @@ def saying_what_is_saved(folder):
         if (folder / "history.json").exists():
             stop.saved = f"the training was finished, {folder} has its record"
         elif (folder / "checkpoint.pt").exists():
-            stop.saved = f"{folder} has its checkpoint: go on with --resume"
+            stop.saved = f"its weights are in {folder / 'checkpoint.pt'}: go on with --resume"
         raise
 
 

@@ -188,11 +188,49 @@ def test_imshow_without_a_display_saves(plt, capsys):
         assert capsys.readouterr().out == "image saved as x.png\n"
         assert (np.asarray(Image.open("x.png").convert("RGB")) == colour).all(2).mean() > 0.1
     assert sorted(os.listdir()) == ["imshow.png", "x.png"]
-    for shape in ((8, 8), (2, 8, 8), (8, 8, 3), (1, 1, 1, 8, 8), (0, 3, 8, 8)):
+    for shape in ((8,), (2, 8, 8), (8, 8, 4), (1, 1, 1, 8, 8), (0, 3, 8, 8)):
         with pytest.raises(ValueError, match="an image is"):
             imshow(torch.zeros(shape))
     with pytest.raises(ValueError, match="int64"):
         imshow(torch.zeros(1, 8, 8, dtype=torch.int64))
+
+
+@pytest.mark.filterwarnings("once::UserWarning")
+def test_imshow_takes_what_people_have(plt, monkeypatch, recwarn):
+    def drawn(image):
+        shown.clear()
+        imshow(image, path="x.png")
+        return shown[0]
+
+    shown, draw = [], plt.Axes.imshow
+    monkeypatch.setattr(plt.Axes, "imshow", lambda axes, image, **options: (
+        shown.append(image), draw(axes, image, **options))[1])
+    pixels = (BATCH[0] * 255).byte().permute(1, 2, 0).numpy()  # [28, 20, 3]
+    for image in (pixels, Image.fromarray(pixels), pixels[::-1][::-1], BATCH[0].permute(1, 2, 0)):
+        assert np.allclose(drawn(image), BATCH[0].permute(1, 2, 0), atol=1 / 255)
+    grey = pixels[:, :, 0]
+    for image in (grey, Image.fromarray(grey), torch.from_numpy(grey)):
+        assert np.array_equal(drawn(image)[..., 0], grey / np.float32(255))
+    assert drawn(np.stack([pixels] * 3)).shape == (32, 68, 3)  # a grid of three
+    assert not recwarn
+    normalised = (BATCH[0] - 0.5) / 0.1
+    for _ in range(2):
+        image = drawn(normalised).transpose(2, 0, 1)
+        assert image.min() == 0 and image.max() == 1  # not clipped: as far apart as they were
+        assert np.corrcoef(image.ravel(), BATCH[0].ravel())[0, 1] == pytest.approx(1)
+    warning, = recwarn
+    assert "scales them to their own range" in str(warning.message)
+    assert warning.filename == __file__
+
+
+def test_imshow_saves_in_the_format_of_the_name_or_says_why_not(plt, capsys):
+    for name, kind in (("x.png", "PNG"), ("x.jpg", "JPEG"), ("x.JPEG", "JPEG"), ("x", "PNG")):
+        imshow(BATCH[0], path=name)
+        with Image.open(name) as image:
+            assert image.format == kind
+    capsys.readouterr()
+    imshow(BATCH[0], path="no/x.png")
+    assert capsys.readouterr() == ("", "imshow cannot save no/x.png: No such file or directory\n")
 
 
 def test_imshow_with_a_display_shows(plt, monkeypatch, capsys):

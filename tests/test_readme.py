@@ -11,8 +11,7 @@ import pytest
 
 import fashion_mnist
 import train
-from model import cnn, resnet18
-from support import files
+from model import cnn, load_weights, resnet18
 
 README = Path("README.md").read_text()
 
@@ -62,7 +61,7 @@ def test_the_table_is_what_was_recorded():
 def test_model_pth_has_the_accuracy_that_the_readme_states(mnist):
     """Or nearly: `python train.py` replaces it, and another processor rounds otherwise."""
     model = cnn()
-    files.load_weights(model, "model.pth")
+    load_weights(model, "model.pth")
     stated = float(row("| `model.pth` |").removesuffix(" %"))
     assert 100 * train.accuracy(model, mnist[1]) == pytest.approx(stated, abs=0.2)
 
@@ -76,7 +75,7 @@ def test_fashion_mnist_pth_is_what_was_measured(fashion):
     if changed.returncode == 1:
         pytest.skip("fashion_mnist.pth has been trained anew here")
     model = resnet18()
-    files.load_weights(model, "fashion_mnist.pth")
+    load_weights(model, "fashion_mnist.pth")
     worst = fashion[1].subset([index for index, _, _ in recorded["mistakes"]])
     prepare = partial(fashion_mnist.prepare, size=224)
     predicted = train.predict(model, worst, prepare).argmax(1).tolist()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +26,7 @@ TINY = ["--train-images", 128, "--batch-size", 32, "--epochs", 1, "--report-ever
 SHORT = ["--train-images", 513, "--batch-size", 32, "--epochs", 2, "--report-every", 4,
          "--validation", 200, "--optimizer", "momentum", "--lr", 0.01]  # 34, two of one image
 FINISHED = ["curves.png", "history.json", "predictions.png", "settings.json"]
-GO_ON = "; runs/.* has its checkpoint: go on with --resume"
+GO_ON = "; its weights are in runs/.*/checkpoint.pt: go on with --resume"
 FULL = OSError(28, "No space left on device", "model.pth")
 SIGNALS = signal.SIGINT, signal.SIGTERM
 
@@ -64,7 +65,7 @@ def stopped(call, folder, monkeypatch):
     return begin
 
 
-def test_a_whole_run(call, whole, monkeypatch, tmp_path):
+def test_a_whole_run(call, whole, monkeypatch):
     """Trains, saves, draws, records; --evaluate then says the same and touches nothing."""
     folder, out = whole
     monkeypatch.chdir(folder)
@@ -84,8 +85,15 @@ def test_a_whole_run(call, whole, monkeypatch, tmp_path):
     status, out, err = call(train, "--evaluate", "model.pth", "--validation", 200)
     assert (status, err) == (0, "") and out.startswith(f"model.pth: {right} (")
     assert sorted(folder.rglob("*")) == before
-    args = SimpleNamespace(runs=str(tmp_path), resume=None)  # two begun in the same instant
-    assert len({runs.open_folder(None, args, "train.py", {}) for _ in range(20)}) == 20
+
+
+def test_two_runs_begun_in_the_same_instant_have_a_folder_each(tmp_path, monkeypatch):
+    instant = datetime(2026, 11, 28)
+    times = [instant, instant, instant, instant + timedelta(seconds=1)]
+    monkeypatch.setattr(runs, "datetime", SimpleNamespace(now=lambda: times.pop(0)))
+    args = SimpleNamespace(runs=str(tmp_path), resume=None)
+    first, second = (runs.open_folder(None, args, "train.py", {}) for _ in range(2))
+    assert first != second and times == []
 
 
 def test_killed_at_any_moment_and_resumed_is_as_if_never_killed(folder, whole):

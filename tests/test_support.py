@@ -14,7 +14,7 @@ from torch import nn
 
 import fashion_mnist
 import train
-from model import cnn, lenet5
+from model import cnn, lenet5, load_weights, resnet18
 from support import UserError, figures, files, machine, processes
 
 
@@ -87,11 +87,16 @@ STATE = cnn().state_dict()
 MODEL_FILES = {  # name: (words, content)
     "empty": ("damaged, or not written by torch.save", b""), "cut": ("cut", saved(STATE)[:60_000]),
     "text": ("damaged, or not", b"text"), "zip": ("not a model file", b"PK\5\6" + bytes(18)),
-    "whole": ("a whole model perhaps: save model.state_dict()", saved(cnn())),
+    "whole": ("it holds a pickled object, torch.nn.modules.container.Sequential, perhaps a whole "
+              "model; where that loads, say torch.save(model.state_dict(), FILE)", saved(cnn())),
     "pickle": ("not a model file", pickle.dumps(Command())),
     "inside": ("not a model file", saved({**STATE, "0.0.bias": Command()})),
-    "list": ("no state_dict", saved([1])), "number": ("more than tensors", saved({"a": 1})),
-    "lenet5": ("its 0.0.weight is (6, 3, 5, 5), not (16, 1, 5, 5)", saved(lenet5().state_dict())),
+    "list": ("no state_dict", saved([1])), "number": ("no state_dict", saved({"a": 1})),
+    "lenet5": ("a model of the network lenet5, not of cnn", saved(lenet5().state_dict())),
+    "resnet18": ("the network resnet18, not of cnn", saved({"net": resnet18().state_dict()})),
+    "other": ("another network: its 0.0.weight is (6, 1, 5, 5), not (16, 1, 5, 5)",
+              saved({**STATE, "0.0.weight": torch.ones(6, 1, 5, 5)})),
+    "keys": ("no state_dict", saved({1: torch.ones(1)})),
     "more": ("its x is (1,), not missing", saved({**STATE, "x": torch.ones(1)})),
     "sparse": ("cannot be copied", saved({name: STATE[name].to_sparse() for name in STATE})),
     "none": ("there is no such file", None), "folder": ("there is no such file", None),
@@ -114,7 +119,36 @@ def test_no_permission_and_that_the_command_above_would_run(tmp_path, monkeypatc
     files.save(STATE, "model.pth")
     monkeypatch.setattr(files, "open", raising(PermissionError(13, "not yours")), raising=False)
     with pytest.raises(UserError, match="model.pth: cannot be read: not yours"):
-        files.load_weights(cnn(), "model.pth")
+        load_weights(cnn(), "model.pth")
+
+
+def test_what_other_programs_wrap_around_a_state_dict_is_taken_off(tmp_path):
+    path, network = tmp_path / "model.pth", cnn()
+    compiled = torch.compile(nn.DataParallel(network)).state_dict()
+    assert "_orig_mod.module.0.0.weight" in compiled
+    for content in (nn.DataParallel(network).state_dict(), torch.compile(network).state_dict(),
+                    compiled, {"state_dict": STATE}, {"model": STATE}, {"net": compiled},
+                    {"epoch": 3, "optimizer": {"lr": 0.1}, "model_state_dict": STATE}):
+        files.save(content, path)
+        loaded = cnn()
+        load_weights(loaded, path)
+        expected = STATE if STATE in content.values() else network.state_dict()
+        assert all(map(torch.equal, loaded.state_dict().values(), expected.values()))
+
+
+def test_the_final_model_is_tried_again_for_a_minute(tmp_path, monkeypatch, capsys):
+    """A virus scanner holds a file, a disk is full for a moment."""
+    path, waits, replace = tmp_path / "model.pth", [], os.replace
+    monkeypatch.setattr(os, "replace", raising(PermissionError(13, "in use")))
+    monkeypatch.setattr(files.time, "sleep", waits.append)
+    with pytest.raises(PermissionError, match="in use"):
+        files.save_model(cnn(), path)
+    assert sum(waits) == 60 and len(waits) == 4 and os.listdir(tmp_path) == []
+    monkeypatch.setattr(files.time, "sleep", lambda _: monkeypatch.setattr(os, "replace", replace))
+    files.save_model(cnn(), path)
+    load_weights(cnn(), path)
+    line = f"cannot save {path}: in use; trying again in 1 s\n"
+    assert capsys.readouterr().err.endswith(" 34 s\n" + line)
 
 
 @pytest.mark.parametrize("script, words", [
@@ -148,12 +182,15 @@ def test_device_names(monkeypatch):
             except UserError as error:
                 assert str(error).startswith("--device ") and expected in str(error)
 
-    check(False, {"auto": "cpu", "cpu:0": "cpu", "cuda": "has none", "mps": "has none",
+    for version, words in ((None, "a build for the CPU alone"), ("12.6", "has no cuda")):
+        monkeypatch.setattr(torch.version, "cuda", version)
+        check(False, {"cuda": words})
+    check(False, {"auto": "cpu", "cpu:0": "cpu", "mps": "has no mps",
                   "gpu": "say auto", "cuda:x": "say auto", "": "say auto"})
     for name, value in (("current_accelerator", torch.device("cuda")), ("device_count", 2),
                         ("set_device_index", None)):
         monkeypatch.setattr(torch.accelerator, name, lambda *_, value=value: value)
-    check(True, {"auto": "cuda:0", "cuda:1": "cuda:1", "cuda:2": "has 2", "mps": "has none"})
+    check(True, {"auto": "cuda:0", "cuda:1": "cuda:1", "cuda:2": "has 2", "mps": "has no mps"})
     monkeypatch.setattr(processes, "TORCHRUN", True)
     monkeypatch.setattr(processes, "LOCAL_RANK", 1)
     check(True, {"auto": "cuda:1", "cuda": "cuda:1", "cuda:0": "with torchrun say cuda"})

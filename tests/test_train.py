@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 import train
 from dataset import Augment
-from model import MODELS, cnn
+from model import MODELS, cnn, load_weights
 from support import Diverged, files, machine, progress, sources
 
 
@@ -228,7 +228,7 @@ def test_any_dataset_for_any_model(call, folder, monkeypatch, dataset, network):
     status, out, err = call(train, "--dataset", dataset, "--model", network, "--epochs", 1,
                             "--precision", "bfloat16", "--save", "any.pth")
     assert (status, err) == (0, "") and f"{network} on {dataset}" in out
-    files.load_weights(MODELS[network][0](), "any.pth")
+    load_weights(MODELS[network][0](), "any.pth")
 
 
 MISTAKES = """--dataset mnits: fashion-mnist | --model resnet: lenet5 | --optimizer adm: rmsprop
