@@ -26,13 +26,13 @@ import sys
 import warnings
 from pathlib import Path
 
+# before torch: support/__init__.py says why
+from support import DataError, command_line, sources
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
-from torchvision import transforms, utils
-
-from support import DataError, command_line, sources
 
 __all__ = ["Augment", "DataError", "ImageDataset", "imshow", "load_cifar10",
            "load_fashion_mnist", "load_mnist", "preprocess_for"]
@@ -170,15 +170,18 @@ def preprocess_for(channels, size):
     """
     if channels not in (1, 3) or size < 1:
         raise ValueError(f"images have 1 or 3 channels and a size from 1, not {channels}, {size}")
-    resize = transforms.Resize((size, size))
-    if channels == 1:
-        return transforms.Compose([transforms.Grayscale(), resize])
-    return transforms.Compose([resize, to_colour])
 
-
-def to_colour(images):
-    """Three equal channels for grey images; Grayscale(3) leaves them at one channel."""
-    return images if images.shape[-3] == 3 else images.repeat_interleave(3, dim=-3)
+    def preprocess(images):
+        if images.shape[-3:] == (channels, size, size):
+            return images
+        from torchvision import transforms  # here, for it takes seconds to import
+        if channels == 1:
+            images = transforms.Grayscale()(images)
+        images = transforms.Resize((size, size))(images)
+        if images.shape[-3] < channels:  # Grayscale(3) leaves grey images at one channel
+            images = images.repeat_interleave(3, dim=-3)
+        return images
+    return preprocess
 
 
 class Augment:
@@ -235,15 +238,16 @@ def turn_and_move(images, angles, shifts):
     # grid_sample asks where an output pixel (x, y) comes from: undo the shift, then the rotation,
     #     from x = cos (x - right) - sin (y - down)
     #     from y = sin (x - right) + cos (y - down)
-    # in coordinates that run from -1 to 1 across the width and across the height
+    # in pixels from the centre; it wants both from -1 to 1, across the width and the height
     height, width = images.shape[-2:]
-    cos, sin = torch.cos(angles.deg2rad()), torch.sin(angles.deg2rad())
-    right, down = shifts.to(cos.dtype).unbind(1)
-    inverse = torch.stack([
-        cos, -sin * height / width, (sin * down - cos * right) * 2 / width,
-        sin * width / height, cos, -(sin * right + cos * down) * 2 / height], dim=1)
-    inverse = inverse.view(-1, 2, 3).to(images.device, images.dtype, non_blocking=True)
-    grid = F.affine_grid(inverse, images.shape, align_corners=False)
+    radians = angles.deg2rad()[:, None]
+    drawn = torch.cat([radians.cos(), radians.sin(), shifts], dim=1)
+    cos, sin, right, down = drawn.to(images, non_blocking=True)[..., None].unbind(1)  # [B, 1]
+    x = torch.arange(width).to(images) - (width - 1) / 2 - right    # [B, W]
+    y = torch.arange(height).to(images) - (height - 1) / 2 - down   # [B, H]
+    from_x = (cos * x)[:, None, :] - (sin * y)[:, :, None]          # [B, H, W]
+    from_y = (sin * x)[:, None, :] + (cos * y)[:, :, None]
+    grid = torch.stack([from_x * (2 / width), from_y * (2 / height)], dim=-1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -304,7 +308,10 @@ def displayable(image):
         warnings.warn("values outside of [0, 1], as of a normalised image: imshow scales them to "
                       "their own range", stacklevel=3)
         image = (image - low) / (high - low).clamp(min=1e-9)
-    return utils.make_grid(image.float()) if image.dim() == 4 else image.float()
+    if image.dim() == 4:
+        from torchvision.utils import make_grid
+        image = make_grid(image)
+    return image.float()
 
 
 def main():

@@ -18,14 +18,15 @@ import math
 import time
 from functools import partial
 
+# before torch: support/__init__.py says why
+from support import UserError, command_line, files, machine, processes, runs
+
 import torch
 from torch import nn, optim
-from torchvision import models, transforms
 
 import train
 from dataset import Augment, load_fashion_mnist
 from model import load_weights, resnet18
-from support import UserError, command_line, figures, files, machine, processes, runs
 
 MEAN, STD = 0.2860, 0.3530  # of the pixels of the training set, in [0, 1]; a test computes them
 REPORT_IMAGES = 1000        # a whole set at 224x224 takes minutes on a CPU
@@ -70,6 +71,7 @@ def sizes_of(plan, total):
 
 def prepare(images, size):
     """Images [B, 1, H, W] in [0, 1], normalised and resized, on the device that they are on."""
+    from torchvision import transforms  # here, for it takes seconds to import
     # not transforms.Normalize, which has the CPU wait for a GPU
     return transforms.Resize((size, size))((images - MEAN) / STD)
 
@@ -79,6 +81,7 @@ def prepare(images, size):
 
 def start_weights(which, seed):
     """(network, what it starts from: "imagenet", "none" or a file) for --weights."""
+    from torchvision import models
     if which in ("auto", "imagenet"):
         torch.manual_seed(seed)  # for the last layer, which is new
         try:
@@ -238,6 +241,7 @@ def main():
 
 def finish(args, model, testset, autocast, folder, title, history):
     """Save the model, test it, draw the pictures, write the record."""
+    from support import figures  # here, for matplotlib takes a second to import
     size = args.image_size[-1][0]
     files.save_model(model, args.save, image_size=size)
     print(f"\n{history['reports'][-1]['seconds']:.0f} s of training")

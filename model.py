@@ -13,10 +13,11 @@ hand-out's formula) and ends with the total. It runs the networks to find them.
 import copy
 import itertools
 
+# before torch: support/__init__.py says why
+from support import UserError, command_line, files
+
 import torch
 from torch import nn
-
-from support import UserError, command_line, files
 
 
 def lenet5():

@@ -23,6 +23,9 @@ import math
 import time
 from functools import partial
 
+# before torch: support/__init__.py says why
+from support import Diverged, UserError, command_line, files, machine, processes, runs
+
 import torch
 from torch import nn, optim
 from tqdm import tqdm
@@ -30,7 +33,6 @@ from tqdm import tqdm
 from dataset import (Augment, ImageDataset, load_cifar10, load_fashion_mnist, load_mnist,
                      preprocess_for)
 from model import MODELS, load_weights
-from support import Diverged, UserError, command_line, figures, files, machine, processes, runs
 from support.progress import Progress
 
 DATASETS = {"mnist": load_mnist, "fashion-mnist": load_fashion_mnist, "cifar10": load_cifar10}
@@ -88,6 +90,8 @@ def make_schedule(optimizer, total, milestones=(0.6, 0.85)):
 
 # ------------------------------------------------------------------ measuring
 
+PIXELS = 2_000_000  # that the network is given at once: 2,551 of MNIST's images, 39 of 224x224
+
 
 @contextlib.contextmanager
 def evaluating(model):
@@ -112,35 +116,34 @@ def to_input(images, prepare):
     return prepare(images).contiguous(memory_format=torch.channels_last)
 
 
-def answers(model, data, prepare=as_it_is, batch_size=250, autocast=False):
+def answers(model, data, prepare=as_it_is, autocast=False):
     """(logits [N, classes], labels [N]) of all of `data`, in order, in eval mode.
 
     data: an ImageDataset, or a DataLoader.
     prepare(images): makes the network's input from images [B, C, H, W] in [0, 1].
     """
     device = next(model.parameters()).device
-    batches = data
+    network, batches = machine.faster(model), data
     if isinstance(data, ImageDataset):
-        batches = (data[start:start + batch_size] for start in range(0, len(data), batch_size))
+        batches = (data[start:start + 1000] for start in range(0, len(data), 1000))
     logits, all_labels = [], []
     with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for images, labels in batches:
             images = to_input(images.to(device), prepare)
-            # batch_size images of up to 112x112 at once; of larger ones fewer, to spare memory
-            at_once = max(1, batch_size * 112**2 // max(112, images.shape[-1])**2)
-            logits += [model(part).float() for part in images.split(at_once)]
+            at_once = max(1, PIXELS // images[0, 0].numel())
+            logits += [network(part).float() for part in images.split(at_once)]
             all_labels.append(labels.to(device))
     return torch.cat(logits), torch.cat(all_labels)
 
 
-def predict(model, data, prepare=as_it_is, batch_size=250, autocast=False):
+def predict(model, data, prepare=as_it_is, autocast=False):
     """The logits [N, classes] of all images of `data`; arguments as for `answers`."""
-    return answers(model, data, prepare, batch_size, autocast)[0]
+    return answers(model, data, prepare, autocast)[0]
 
 
-def accuracy(model, data, prepare=as_it_is, batch_size=250, autocast=False):
+def accuracy(model, data, prepare=as_it_is, autocast=False):
     """The fraction of `data` that `model` classifies correctly; arguments as for `answers`."""
-    logits, labels = answers(model, data, prepare, batch_size, autocast)
+    logits, labels = answers(model, data, prepare, autocast)
     return (logits.argmax(1) == labels).float().mean().item()
 
 
@@ -196,7 +199,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
     progress = Progress(total, device, checkpoint,
                         model=model, optimizer=optimizer, scheduler=scheduler)
     batches = mini_batches(len(trainset), batch_size, epochs, seed, done=progress.step)
-    network = processes.replicated(model)  # the model itself, but for torchrun
+    network = processes.replicated(machine.faster(model))  # the same weights
     model.train()
     with progress_bar(costs, progress.step, quiet) as bar:
         for step, epoch, indices in batches:
@@ -361,6 +364,7 @@ def main():
 
 def finish(args, model, testset, autocast, folder, title, history):
     """Save the model, draw the pictures, write the record, and show what it says."""
+    from support import figures  # here, for matplotlib takes a second to import
     files.save_model(model, args.save)
     predicted = predict(model, testset.subset(slice(16)), autocast=autocast).argmax(1)
     figures.curves(history, folder / "curves.png", title, testset.split)

@@ -5,13 +5,15 @@ import os
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.transforms import functional as TF
 
 import dataset
-from dataset import Augment, ImageDataset, imshow, load_mnist, preprocess_for
+from dataset import (Augment, ImageDataset, imshow, load_mnist, preprocess_for,
+                     turn_and_move)
 from support import DataError, downloads
 
 NAN, INF = float("nan"), float("inf")
@@ -135,6 +137,20 @@ def test_augment_is_torchvisions_image_by_image(arguments):
         assert torch.allclose(ours, theirs, atol=1e-3)
     assert [part.any().item() for part in drawn] == [bool(value) for value in arguments]
     assert torch.equal(BATCH, before)
+
+
+def test_the_grid_is_affine_grids():
+    """Of the matrices that turn and move in its coordinates, which run from -1 to 1."""
+    height, width, count = *BATCH.shape[-2:], len(BATCH)
+    _, angles, shifts = Augment(0, 180, 4).draw(count, seeded(3))
+    cos, sin = angles.deg2rad().cos(), angles.deg2rad().sin()
+    turn = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
+    scale = torch.tensor([2 / width, 2 / height])
+    move = -(turn @ shifts[:, :, None].float())[:, :, 0] * scale
+    inverse = torch.cat([turn * scale[:, None] / scale, move[:, :, None]], dim=2)
+    grid = F.affine_grid(inverse, BATCH.shape, align_corners=False)
+    theirs = F.grid_sample(BATCH, grid, align_corners=False)
+    torch.testing.assert_close(turn_and_move(BATCH, angles, shifts), theirs, atol=1e-5, rtol=0)
 
 
 def test_every_image_is_drawn_anew():

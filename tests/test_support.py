@@ -1,9 +1,13 @@
 """Files, options, devices and pictures: support/, but for runs, processes and the data."""
 
+import contextlib
 import io
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+import time
 from collections import OrderedDict
 from types import SimpleNamespace
 
@@ -173,6 +177,80 @@ def test_where_bfloat16_pays(monkeypatch, can, pays):
         assert machine.set_up(args) == (torch.device("cpu"), expected)
 
 
+@pytest.mark.parametrize("threads, waiting, said", [(2, 0.3, True), (2, 0.05, False),
+                                                    (1, 0.9, False)])
+def test_cores_that_are_shared_are_said_once(monkeypatch, capsys, threads, waiting, said):
+    clock = [100.0]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(machine, "waited", lambda: 7 + waiting * threads * (clock[0] - 100))
+    cores = machine.Cores()
+    for clock[0] in (104.9, 105.1, 120.0):
+        cores.look()
+    line = "other programs use these cores too: 2 threads waited 30% of the time for one; " \
+           "fewer --threads may be faster\n"
+    assert capsys.readouterr() == ("", line if said else "")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="Linux says it")
+def test_how_long_a_process_waited_for_a_core():
+    def work():
+        return [sum(range(100)) for _ in range(200_000)]
+
+    before = machine.waited()
+    time.sleep(0.2)
+    asleep = machine.waited() - before  # is not waiting
+    with contextlib.ExitStack() as stack:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # this and another on one core
+        stack.callback(os.sched_setaffinity, 0, range(os.cpu_count()))
+        other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        stack.callback(other.wait)
+        stack.callback(other.kill)
+        time.sleep(0.5)
+        before, start = machine.waited(), time.perf_counter()
+        work()
+        share = (machine.waited() - before) / (time.perf_counter() - start)
+    assert asleep < 0.1 and 0.2 < share < 0.9
+
+
+def test_a_faster_network_gives_the_same_to_the_last_bit():
+    images = torch.randn(32, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    network, results = cnn(), []
+    for forward in (network, machine.faster(network)):
+        network.zero_grad()
+        out = forward(images)
+        out.square().sum().backward()
+        results.append([out, *(parameter.grad.clone() for parameter in network.parameters())])
+    assert all(map(torch.equal, *results)) and len(results[0]) == 11
+    kinds = [type(layer).__name__ for layer in machine.faster(network)]
+    assert kinds == ["Conv2d", "MaxPool2d", "ReLU", "Conv2d", "MaxPool2d", "ReLU", "Conv2d",
+                     "ReLU", "Flatten", "Linear", "ReLU", "Linear"]
+    block = nn.TransformerEncoderLayer(8, 2)  # no Sequential: what is in it is its own
+    assert list(machine.faster(nn.Sequential(block)))[0] is block
+    assert machine.faster(block) is block
+
+
+def test_nothing_is_imported_that_is_not_needed(folder):
+    """torchvision, its compiler and matplotlib take longer to import than torch."""
+    shutil.copy("model.pth", folder)
+    code = """if True:
+        import contextlib, runpy, sys
+        for line in sys.stdin.read().splitlines():
+            sys.argv = line.split()
+            with contextlib.suppress(SystemExit), contextlib.redirect_stdout(None):
+                runpy.run_path(sys.path[0] + "/" + sys.argv[0], run_name="__main__")
+            print(*{"torchvision", "matplotlib", "torch._dynamo"} & set(sys.modules), sep=",")
+        """
+    lines = "train.py --help", "fashion_mnist.py --help", "fashion_mnist.py --lr 0", "model.py", \
+        "train.py --lr 0", "train.py --evaluate model.pth"
+    environment = {**os.environ, "PYTHONPATH": os.path.abspath(".")}
+    script = folder / "script.py"
+    script.write_text(code.replace('sys.path[0] + "/"', f'"{os.path.abspath(".")}/"'))
+    done = subprocess.run([sys.executable, script], input="\n".join(lines), text=True, cwd=folder,
+                          env=environment, capture_output=True)
+    assert done.stdout == "\n" * len(lines), done.stderr
+
+
 def test_device_names(monkeypatch):
     def check(available, table):
         monkeypatch.setattr(torch.accelerator, "is_available", lambda: available)
@@ -216,7 +294,7 @@ def test_the_pictures_show_what_was_measured_under_any_name(tmp_path, monkeypatc
 
     testset = mnist[1].subset(slice(10))  # 7 2 1 0 4 1 4 9 5 9
     figures.predictions(testset, torch.tensor([7, 3]), tmp_path / "predictions.png")
-    titles = [(axis.get_title(), axis.title.get_color()) for axis in drawn[2].axes[:2]]
+    titles = [(text.get_text(), text.get_color()) for text in drawn[2].axes[0].texts]
     assert titles == [("7 - seven", figures.BLACK), ("3 - three\n(is 2 - two)", figures.ORANGE)]
     axis, = figures.confusion(torch.tensor([[3, 0], [2, 5]]), ["a", "b"], "test").axes
     texts = {(text.get_position()[::-1], text.get_text()) for text in axis.texts}
