@@ -1,296 +1,252 @@
-"""Side by side in one run: this bundle, the course's loop, and the ceiling; ratios, not boasts.
+"""Side by side in one run: this bundle, the course's loop, an earlier version, the ceiling.
 
-    python tests/benchmark.py                # results/benchmark.json; hours without a GPU or AMX
-    python tests/benchmark.py --only mnist   # a few minutes
+    python tests/benchmark.py               # some ten minutes; results/benchmark.json
+    python tests/benchmark.py --only step   # the rows whose name has this word
+    python tests/benchmark.py --before HEAD~1
 
-The contestants take turns, round after round, so that a machine that slows down slows all of
-them; each rate is the median over the rounds, each ratio the median of the rounds' ratios.
-ResNet18's each have a process of their own, for the memory settings of fashion_mnist.py are the
-process's. Run it on a quiet machine: a second busy process upsets every OpenMP program's timing.
+The contestants of a row take turns, each in a fresh process, so that a machine that slows down
+slows all of them. A figure is the median over the turns. Nothing else may run beside it.
+
+    ours       the scripts as they are
+    before     those of an earlier commit, `--before`
+    course     a plain loop: DataLoader, every image through PIL, float32, loss.item() every step
+    ceiling    one mini-batch that stays where it is: no loading, no augmentation, no measuring
+    1 thread   ours, with --threads 1
 """
 
 import json
 import os
 import platform
+import subprocess
 import sys
+import tarfile
+import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from functools import cache, partial
-from multiprocessing import get_context
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).absolute().parents[1]
-sys.path.insert(0, str(ROOT))
+CHILD = len(sys.argv) > 1 and sys.argv[1] == "--child"
+if not CHILD:  # a child finds the version that it measures in PYTHONPATH
+    sys.path.insert(0, str(ROOT))
+
+import train  # first, as in the scripts
 
 import torch
 from torch import nn, optim
-from torch.utils.data import DataLoader, Subset
-from torchvision import __version__, datasets, transforms
 
 import fashion_mnist
-import train
-from dataset import Augment, load_cifar10, load_fashion_mnist, load_mnist
-from experiments import PROCESSOR, script
+from dataset import load_fashion_mnist, load_mnist
 from model import cnn, resnet18
-from support import UserError, command_line, files, machine
 
-DEVICE = machine.pick_device("auto")
-AUTOCAST, ON_CPU = machine.has_bfloat16(DEVICE), DEVICE.type == "cpu"
 BATCH = 64
-TO_90 = 66_000  # images that fashion_mnist.py sees on its way to 90 %
-FLIP, FLIP_AND_TURN = Augment(flip=0.5), Augment(flip=0.5, rotation=10)
+AUTOCAST = getattr(train, "machine", train).has_bfloat16()  # an earlier version has it in train
+
+# ------------------------------------------------------------------ measured in a child: rates
 
 
-def rounds(contestants, count):
-    """contestants: {name: function that returns items a second}; "ours" is one of them."""
-    for contest in contestants.values():
-        contest()  # warm up
-    rates = {name: [] for name in contestants}
-    for turn in range(count):
-        for name in list(contestants)[::1 if turn % 2 else -1]:  # who follows whom must not matter
-            rates[name].append(contestants[name]())
-    ratios = {name: [ours / other for ours, other in zip(rates["ours"], rates[name])]
-              for name in contestants if name != "ours"}
-    return {"rounds": count,
-            "per_second": {name: float(f"{median(rate):.3g}") for name, rate in rates.items()},
-            "ours_over": {name: round(median(ratio), 3) for name, ratio in ratios.items()}}
-
-
-def seconds(task):
-    start = time.perf_counter()
-    task()
-    return time.perf_counter() - start
-
-
-# network: (its function, ours that loads the data, the course's class of them, its optimizer, and
-# what it does to each image)
-NETWORKS = {
-    "cnn": (cnn, load_mnist, datasets.MNIST, optim.Adam, [
-        transforms.Grayscale(), transforms.Resize((28, 28))]),
-    "resnet18": (resnet18, load_fashion_mnist, datasets.FashionMNIST,
-                 partial(optim.SGD, lr=0.01, momentum=0.9), [
-        transforms.RandomHorizontalFlip(), transforms.RandomRotation(10)])}
-
-
-@cache
-def data(network):
-    return [part.to(DEVICE) for part in NETWORKS[network][1]()]
-
-
-def resized(images, step=None, size=224):
-    return fashion_mnist.prepare(images, size)
-
-
-def set_up(network, size, keep=True):
-    """(model, optimizer, loss function, prepare) of train.py or fashion_mnist.py."""
-    model = NETWORKS[network][0]().to(DEVICE, memory_format=torch.channels_last)
+def set_up(network):
+    """(model, optimizer, loss function, training set, test set) of train.py, fashion_mnist.py."""
     if network == "cnn":
+        model = cnn().to(memory_format=torch.channels_last)
         optimizer = train.make_optimizer("adam", model.parameters())
-        return model, optimizer, nn.CrossEntropyLoss(), train.as_it_is
-    if keep:
-        machine.keep_freed_memory()
+        return model, optimizer, nn.CrossEntropyLoss(), *load_mnist()
+    model = resnet18().to(memory_format=torch.channels_last)
     loss_fn = nn.CrossEntropyLoss(label_smoothing=0.1)
-    return model, fashion_mnist.make_optimizer(model), loss_fn, partial(resized, size=size)
+    return model, fashion_mnist.make_optimizer(model), loss_fn, *load_fashion_mnist()
 
 
-def ours(network, size, steps, augment=Augment(), autocast=AUTOCAST, keep=True):
-    """Training steps a second of train.py or fashion_mnist.py."""
-    model, optimizer, loss_fn, prepare = set_up(network, size, keep)
-    trainset, testset = data(network)
+def ours(network, size, steps):
+    """Training steps a second, by train.fit."""
+    getattr(train, "machine", fashion_mnist).keep_freed_memory()
+    model, optimizer, loss_fn, trainset, testset = set_up(network)
+    more = {}
+    if network == "resnet18":
+        more["prepare"] = lambda images, step: fashion_mnist.prepare(images, size)
 
     def fit(count):
-        train.fit(model, trainset.subset(slice(BATCH * count)), testset.subset(slice(1)),
-                  optimizer, train.make_schedule(optimizer, count), 1, batch_size=BATCH,
-                  augment=augment, prepare=prepare, loss_fn=loss_fn, autocast=autocast,
-                  report_images=1, quiet=True)
+        return train.fit(model, trainset.subset(slice(BATCH * count)), testset.subset(slice(1)),
+                         optimizer, train.make_schedule(optimizer, count), 1, batch_size=BATCH,
+                         loss_fn=loss_fn, autocast=AUTOCAST, report_images=1, **more)
 
-    fit(1)
-    return steps / seconds(lambda: fit(steps))
+    fit(2)
+    return steps / fit(steps)["reports"][-1]["seconds"]
 
 
-def course_loader(network, size, images, train_split=True):
+def course_data(network, size, train_split=True):
     """The data as course solutions load them: every image through PIL, one by one."""
-    kind, before = NETWORKS[network][2], [transforms.Resize((size, size)), *NETWORKS[network][4]]
-    every = kind("data", train_split, transforms.Compose([*before, transforms.ToTensor()]))
-    return DataLoader(Subset(every, range(images)), batch_size=BATCH, shuffle=train_split)
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+    kind = datasets.MNIST if network == "cnn" else datasets.FashionMNIST
+    transform = transforms.Compose([transforms.Grayscale(), transforms.Resize((size, size)),
+                                    transforms.ToTensor()])
+    return DataLoader(kind("data", train_split, transform), batch_size=BATCH, shuffle=train_split)
 
 
 def course(network, size, steps):
-    """The same of the course's loop, in float32 and PyTorch's own memory layout."""
-    model = NETWORKS[network][0]().to(DEVICE)
-    loss_fn, optimizer = nn.CrossEntropyLoss(), NETWORKS[network][3](model.parameters())
-    running_loss = 0.0
-    for step, (images, labels) in enumerate(course_loader(network, size, BATCH * (steps + 1))):
+    model = cnn() if network == "cnn" else resnet18()
+    optimizer = (optim.Adam(model.parameters()) if network == "cnn" else
+                 optim.SGD(model.parameters(), lr=0.01, momentum=0.9))
+    loss_fn = nn.CrossEntropyLoss()
+    for step, (images, labels) in enumerate(course_data(network, size)):
         optimizer.zero_grad()
-        loss = loss_fn(model(images.to(DEVICE)), labels.to(DEVICE))
+        loss = loss_fn(model(images), labels)
         loss.backward()
         optimizer.step()
-        running_loss += loss.item()
-        if step == 0:  # the first is slow in every contestant
+        loss.item()
+        if step == 1:  # the first two are slow in every contestant
             start = time.perf_counter()
-    return steps / (time.perf_counter() - start)
+        if step == steps + 1:
+            return steps / (time.perf_counter() - start)
 
 
 def ceiling(network, size, steps):
-    """The same of one mini-batch that stays where it is."""
-    model, optimizer, loss_fn, prepare = set_up(network, size)
+    getattr(train, "machine", fashion_mnist).keep_freed_memory()
+    model, optimizer, loss_fn, trainset, _ = set_up(network)
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # not to learn it by heart: that is other work
-    images, labels = data(network)[0][:BATCH]
-    images = train.to_input(images, prepare)
-    for step in range(steps + 1):
+    images, labels = trainset[:BATCH]
+    images = fashion_mnist.prepare(images, size) if network == "resnet18" else images
+    images = images.contiguous(memory_format=torch.channels_last)
+    for step in range(steps + 2):
         optimizer.zero_grad()
-        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=AUTOCAST):
+        with torch.autocast("cpu", torch.bfloat16, enabled=AUTOCAST):
             loss = loss_fn(model(images), labels)
         loss.backward()
         optimizer.step()
-        if step in (0, steps):
-            loss.item()  # a GPU has then done it all
-        if step == 0:
+        if step == 1:
             start = time.perf_counter()
     return steps / (time.perf_counter() - start)
 
 
-def training(network, size, steps, count):
-    contestants = {"course": (course,), "ceiling": (ceiling,), "ours": (ours,),
-                   "ours, augmented": (ours, Augment(rotation=10, shift=1))}
-    if network == "resnet18":
-        other = "float32" if AUTOCAST else "bfloat16"
-        contestants = {"course": (course,), "ceiling": (ceiling,), "ours": (ours, FLIP),
-                       "ours, augmentation off": (ours,),
-                       "ours, flip and rotation": (ours, FLIP_AND_TURN),
-                       f"ours, {other}": (ours, FLIP, not AUTOCAST)}
-        if ON_CPU:  # a GPU's memory is PyTorch's to keep, not glibc's
-            contestants["ours, freed memory not kept"] = ours, FLIP, AUTOCAST, False
-    with ExitStack() as stack:
-        def apart(kind, *how):
-            pool = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
-            return lambda: pool.submit(kind, network, size, steps, *how).result()
-        return rounds({name: apart(*what) for name, what in contestants.items()}, count)
+def evaluation():
+    """Images a second, by train.accuracy, in the second of two goes."""
+    getattr(train, "machine", fashion_mnist).keep_freed_memory()
+    model, data = cnn().to(memory_format=torch.channels_last), load_mnist()[0]
+    for _ in range(2):
+        start = time.perf_counter()
+        train.accuracy(model, data, autocast=AUTOCAST)
+    return len(data) / (time.perf_counter() - start)
 
 
 @torch.no_grad()
-def course_accuracy(model, loader):
-    model.eval()
-    correct, total = 0, 0
-    for images, labels in loader:
-        _, predicted = torch.max(model(images.to(DEVICE)).data, 1)
-        total += labels.size(0)
-        correct += (predicted == labels.to(DEVICE)).sum().item()
-    return correct / total
+def course_evaluation():
+    model, count, right = cnn().eval(), 0, 0
+    start = time.perf_counter()
+    for images, labels in course_data("cnn", 28, train_split=False):
+        right += (model(images).argmax(1) == labels).sum().item()
+        count += len(labels)
+    return count / (time.perf_counter() - start)
 
 
-def mnist_evaluation(count):
-    testset, model = data("cnn")[1], cnn().to(DEVICE)
-    loader = course_loader("cnn", 28, len(testset), train_split=False)
-    ours_model = cnn().to(DEVICE, memory_format=torch.channels_last)
-    tasks = {"ours": lambda: train.accuracy(ours_model, testset, autocast=AUTOCAST),
-             "course": lambda: course_accuracy(model, loader)}
-    return rounds({name: lambda task=task: len(testset) / seconds(task)
-                   for name, task in tasks.items()}, count)
+# ------------------------------------------------------------------ measured from outside: seconds
 
 
-def time_to_90(_):
-    """Seconds to 90 % on 5,000 held-out images at 224x224, from random weights.
-
-    Ours is the whole process of fashion_mnist.py, on as few images as will do. The course's loop
-    would take hours: our engine trains in its stead, with its optimizer, flips and rotations, and
-    is looked at every 6,400 images; its time is the images over the images a second that its own
-    loop makes here. It ends at 90 %, or, "reached" being false, at four times ours.
-    """
-    run = script("fashion_mnist.py", "--weights", "none", "--epochs", "2", "--train-images",
-                  str(TO_90 // 2), "--validation", "5000", "--save", "runs/benchmark.pth")
-    if run["test_accuracy"] < 0.9:
-        raise UserError(f"{run['test_accuracy']} with {TO_90} images: TO_90 has to be larger")
-    per_second = BATCH * course("resnet18", 224, 10)
-    machine.keep_freed_memory()
-    trainset, validation = train.hold_out(data("resnet18")[0], 5000)
-    torch.manual_seed(0)
-    model = resnet18().to(DEVICE, memory_format=torch.channels_last)
-    optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    constant = optim.lr_scheduler.ConstantLR(optimizer, factor=1)
-    how = {"prepare": resized, "autocast": AUTOCAST}
-    looks, images, reached = [], 0, False
-    while not reached and images / per_second < 4 * run["seconds"]:
-        part = trainset.subset(torch.arange(images, images + BATCH * 100) % len(trainset))
-        train.fit(model, part, validation, optimizer, constant, 1, batch_size=BATCH, seed=images,
-                  augment=FLIP_AND_TURN, report_images=1, quiet=True, **how)
-        images += BATCH * 100
-        for count in (1000, 5000):
-            accuracy = train.accuracy(model, validation.subset(slice(count)), **how)
-            if accuracy < 0.89:  # not near: the first 1,000 will do
-                break
-        reached = accuracy >= 0.9 and count == 5000
-        looks.append({"images": images, "accuracy": round(accuracy, 4), "of": count})
-        print(f"course: {looks[-1]}, {per_second:.1f} images a second", flush=True)
-    needed = images / per_second
-    return {"ours": {"accuracy": run["test_accuracy"], "seconds": round(run["seconds"])},
-            "course": {"looks": looks, "images_per_second": round(per_second, 1),
-                       "seconds": round(needed), "reached": reached},
-            "ours_over": {"course": round(needed / run["seconds"], 2)}}
+def child(what, *arguments, tree=ROOT):
+    """What a function above returns in a fresh process, with the scripts of `tree`."""
+    command = [sys.executable, __file__, "--child", what, json.dumps(arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True)
+    return float(done.stdout.split()[-1])
 
 
-def loading(count):
-    """Seconds to load a whole dataset whose files are there, checked by SHA-256."""
-    return {name: round(median(seconds(load) for _ in range(count)), 3)
-            for name, load in (("mnist", load_mnist), ("cifar10", load_cifar10))}
+def process(*command, tree=ROOT, busy=0):
+    """Seconds of a whole script, with so many endless loops beside it."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        os.symlink(ROOT / "data", f"{folder}/data")
+        for _ in range(busy):
+            loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            stack.callback(loop.wait)
+            stack.callback(loop.kill)
+        start = time.perf_counter()
+        subprocess.run([sys.executable, tree / command[0], *command[1:]], cwd=folder, check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return time.perf_counter() - start
 
 
-def peak(*command):
-    """In MiB."""
-    return script(*command, "--save", "runs/benchmark.pth")["mib"]
+def rows(old):
+    """{name of a row: (unit, turns, {contestant: function that returns a figure})}."""
+    both = {"ours": {}, "before": {"tree": old}}
+
+    def steps(network, size, count, turns, before):
+        contestants = {name: partial(child, name, network, size, count)
+                       for name in ("ours", "course", "ceiling")}
+        if before:
+            contestants["before"] = partial(child, "ours", network, size, count, tree=old)
+        return "steps a second", turns, contestants
+
+    def seconds(turns, *command, busy=0, one_thread=False):
+        contestants = {name: partial(process, *command, busy=busy, **where)
+                       for name, where in both.items()}
+        if one_thread:
+            contestants["1 thread"] = partial(process, *command, "--threads", "1", busy=busy)
+        return "seconds", turns, contestants
+
+    short = "train.py", "--epochs", "1", "--train-images", "12800"
+    evaluations = {name: partial(child, "evaluation", **where) for name, where in both.items()}
+    evaluations["course"] = partial(child, "course_evaluation")
+    return {
+        "CNN, step": steps("cnn", 28, 200, 2, before=True),
+        "CNN, evaluation": ("images a second", 2, evaluations),
+        "python train.py --help": seconds(2, "train.py", "--help"),
+        "python train.py --evaluate model.pth": seconds(2, "train.py", "--evaluate",
+                                                        str(ROOT / "model.pth")),
+        "python train.py --epochs 2": seconds(2, "train.py", "--epochs", "2"),
+        "python train.py": seconds(1, "train.py"),
+        "shared: 100 steps alone": seconds(1, *short, one_thread=True),
+        "shared: beside one program": seconds(1, *short, busy=1, one_thread=True),
+        "shared: beside two programs": seconds(1, *short, busy=2, one_thread=True),
+        "ResNet18 at 64, step": steps("resnet18", 64, 6, 1, before=False),
+        "ResNet18 at 224, step": steps("resnet18", 224, 2, 1, before=False)}
 
 
-def resnet_memory(_):
-    return {"train_mib": peak("fashion_mnist.py", "--weights", "none", "--train-images", "320",
-                              "--validation", "500")}  # all its image sizes, few mini-batches
-
-
-def mnist_memory(_):
-    imports = peak("-c", "import torch, torchvision, matplotlib.pyplot")
-    whole = peak("train.py", "--epochs", "1")
-    return {"imports_mib": imports, "train_mib": whole, "above_mib": whole - imports}
-
-
-SMALL = partial(training, "resnet18", 64, 12 if ON_CPU else 100)
-LARGE = partial(training, "resnet18", 224, 3 if ON_CPU else 50)
-STUDIES = {"mnist training, steps": partial(training, "cnn", 28, 300),
-           "mnist evaluation, images": mnist_evaluation,
-           "loading, seconds": loading, "mnist memory": mnist_memory,
-           "resnet18 training at 64, steps": SMALL, "resnet18 training at 224, steps": LARGE,
-           "resnet18 memory": resnet_memory, "resnet18 to 90 %, seconds": time_to_90}
-
-
-def this_machine():
-    device = "" if ON_CPU else f"{torch.cuda.get_device_name(DEVICE)}, "
-    return (f"{device}{PROCESSOR}, {os.cpu_count()} cores, "
-            f"{torch.get_num_threads()} used, {'bfloat16' if AUTOCAST else 'float32'}, "
-            f"Python {platform.python_version()}, torch {torch.__version__}, "
-            f"torchvision {__version__}")
+def race(unit, turns, contestants):
+    """The figures of a row: the medians, and what each other contestant's is times ours."""
+    figures = {name: [] for name in contestants}
+    for turn in range(turns):
+        for name in list(contestants)[::1 if turn % 2 else -1]:  # who follows whom must not matter
+            figures[name].append(contestants[name]())
+    medians = {name: median(values) for name, values in figures.items()}
+    return {"unit": unit, "turns": turns,
+            **{name: float(f"{value:.3g}") for name, value in medians.items()},
+            "ours_over": {name: round(medians["ours"] / value, 2)
+                          for name, value in medians.items() if name != "ours"}}
 
 
 def main():
-    parser = command_line.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=command_line.number(int, 1), default=7,
-                        help="rounds in turn (default: %(default)s)")
-    parser.add_argument("--only", default="", help="the studies whose name contains this")
-    parser.add_argument("--results", default=ROOT / "results/benchmark.json", metavar="FILE",
-                        help="gets what is measured, in place of the same studies' last results")
+    from experiments import PROCESSOR
+    from support import UserError, command_line, files
+    parser = command_line.Parser(prog="benchmark.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="the rows whose name contains this")
+    parser.add_argument("--before", default="e68fba4", metavar="COMMIT",
+                        help="the version to compare with (default: %(default)s)")
+    parser.add_argument("--results", default=ROOT / "results/benchmark.json", metavar="FILE")
     args = parser.parse_args()
-    path = Path(args.results).absolute()
-    os.chdir(ROOT)
-    os.makedirs("runs", exist_ok=True)
-    chosen = [name for name in STUDIES if args.only in name]
-    if not chosen:
-        parser.error(f"--only {args.only}: name a part of one of {', '.join(STUDIES)}")
-    for name in chosen:
-        results = files.read_json(path) if path.exists() else {}
-        results[name] = {**STUDIES[name](args.rounds), "machine": this_machine()}
-        print(name, json.dumps(results[name], indent=2), flush=True)
-        files.write((json.dumps(results, indent=2) + "\n").encode(), path)
+    load_mnist(ROOT / "data"), load_fashion_mnist(ROOT / "data")  # fetched, if they have to be
+    with tempfile.TemporaryDirectory() as old:
+        packed = subprocess.run(["git", "archive", args.before], cwd=ROOT, capture_output=True)
+        if packed.returncode:
+            raise UserError(f"--before {args.before}: {packed.stderr.decode().strip()}")
+        tarfile.open(fileobj=BytesIO(packed.stdout)).extractall(old, filter="data")
+        chosen = {name: row for name, row in rows(Path(old)).items() if args.only in name}
+        for name, row in chosen.items():
+            result = race(*row)
+            results = files.read_json(args.results) if os.path.exists(args.results) else {}
+            result["machine"] = (f"{PROCESSOR}, {os.cpu_count()} cores, "
+                                 f"{'bfloat16' if AUTOCAST else 'float32'}, "
+                                 f"Python {platform.python_version()}, torch {torch.__version__}")
+            text = json.dumps({**results, name: result}, indent=2)
+            files.write((text + "\n").encode(), args.results)
+            print(f"{name:38} {json.dumps(result)}", flush=True)
 
 
 if __name__ == "__main__":
-    command_line.script(main)
+    if CHILD:
+        print(globals()[sys.argv[2]](*json.loads(sys.argv[3])))
+    else:
+        from support import command_line
+        command_line.script(main)
