@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import fashion_mnist
+import support
 import train
 from model import cnn, lenet5, load_weights, resnet18
 from support import UserError, figures, files, machine, processes
@@ -190,6 +191,13 @@ def test_cores_that_are_shared_are_said_once(monkeypatch, capsys, threads, waiti
     line = "other programs use these cores too: 2 threads waited 30% of the time for one; " \
            "fewer --threads may be faster\n"
     assert capsys.readouterr() == ("", line if said else "")
+
+
+@pytest.mark.parametrize("looks, expected", [("1", False), ("2221", False), ("22322", True)])
+def test_threads_sleep_where_another_program_runs(monkeypatch, looks, expected):
+    texts = [io.StringIO(f"0.52 1.29 1.91 {count}/206 4711") for count in looks]
+    monkeypatch.setattr(support, "open", lambda path: texts.pop(0), raising=False)
+    assert support.others_run() == expected and texts == []
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="Linux says it")
