@@ -178,7 +178,7 @@ def preprocess_for(channels, size):
         if channels == 1:
             images = transforms.Grayscale()(images)
         images = transforms.Resize((size, size))(images)
-        if images.shape[-3] < channels:  # Grayscale(3) leaves grey images at one channel
+        if images.shape[-3] < channels:  # grey images for three channels
             images = images.repeat_interleave(3, dim=-3)
         return images
     return preprocess
@@ -221,7 +221,8 @@ class Augment:
 
     def __call__(self, images, generator=None):
         if images.dim() != 4 or not images.is_floating_point():
-            raise ValueError(f"images are float [B, C, H, W], not {list(images.shape)}")
+            raise ValueError("images are float [B, C, H, W], not "
+                             f"{images.dtype} {list(images.shape)}")
         if not (self.flip or self.rotation or self.shift):
             return images
         flips, angles, shifts = self.draw(len(images), generator)

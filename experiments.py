@@ -506,6 +506,10 @@ def report():
         machines.append([f"`{name}`", len(runs), "; ".join(used)])
         blocks |= study.show(name, runs)
     blocks["machines"] = table(["study", "runs", "machine"], machines)
+    columns = ["unit", "ours", "before", "course", "ceiling", "1 thread"]
+    rows = [[name, *(row.get(key, "") for key in columns)]
+            for name, row in results("benchmark").items()]
+    blocks["benchmark"] = table(["", *columns], rows)
     for path in filter(os.path.exists, ("report.md", "appendix.md")):
         text = Path(path).read_text(encoding="utf-8")
         text = re.sub(r"<!-- ([\w-]+) -->\n.*?<!-- end -->",

@@ -123,9 +123,9 @@ def load_weights(model, path):
     state = files.read_weights(path)
     found, wanted = shapes(state), shapes(model.state_dict())
     if found != wanted:
-        here, there = network_of(state), network_of(model.state_dict())
-        if here and there:
-            raise UserError(f"{path}: a model of the network {here}, not of {there}")
+        name, own_name = network_of(state), network_of(model.state_dict())
+        if name and own_name:
+            raise UserError(f"{path}: a model of the network {name}, not of {own_name}")
         name = next(name for name in [*wanted, *found] if found.get(name) != wanted.get(name))
         raise UserError(f"{path}: a model of another network: its {name} is "
                         f"{found.get(name, 'missing')}, not {wanted.get(name, 'missing')}")

@@ -90,7 +90,7 @@ def make_schedule(optimizer, total, milestones=(0.6, 0.85)):
 
 # ------------------------------------------------------------------ measuring
 
-PIXELS = 2_000_000  # that the network is given at once: 2,551 of MNIST's images, 39 of 224x224
+PIXELS = 2_000_000  # that the network is given at once: 39 images of 224x224
 
 
 @contextlib.contextmanager
@@ -189,7 +189,8 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
 
     Returns the history: "reports", a list of dicts (epoch, batch, loss, train_accuracy,
     test_accuracy, learning_rate, seconds with those of measuring), and "losses", one for each
-    mini-batch. Raises Diverged where a loss, or a weight in the end, is not finite.
+    mini-batch. Raises Diverged where, every 100 mini-batches, a loss is not finite, or a weight at
+    the end.
     """
     device = trainset.images.device
     total = epochs * math.ceil(len(trainset) / batch_size)
@@ -205,7 +206,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
         for step, epoch, indices in batches:
             images, labels = trainset[indices]
             images = augment(images, random_numbers(seed, epochs + step))
-            # under torchrun this process's part, weighted for the mean of all; else all, 1
+            # all of them, with weight 1; under torchrun this process's part
             mine, weight = processes.share(len(labels))
             prepare_now = partial(prepare, step=step)
             images, labels = to_input(images[mine], prepare_now), labels[mine]

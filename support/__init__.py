@@ -6,11 +6,11 @@
     runs.py          the folder of a training: settings, resuming, record
     progress.py      what a training has come to, and its checkpoint
     processes.py     torchrun: what several processes share
-    machine.py       its device, precision and memory
+    machine.py       device, precision, memory and cores of this machine
     command_line.py  options, and errors in one line
     figures.py       the pictures
 
-The scripts import it before torch, for a start in half the time.
+The scripts import it before torch, for the settings at its end.
 """
 
 import atexit
@@ -38,19 +38,19 @@ class Diverged(UserError):
 
 
 def is_out_of_memory(error):
-    """Whether that is what Python or PyTorch say of memory that is out."""
+    """Whether `error` means that memory ran out."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
-# ------------------------------------------------------------------ a quicker start
+# ------------------------------------------------------------------ a quick start, quick threads
 
 
 def others_run():
-    """Whether another program is running, now and at four more looks. Only Linux says."""
+    """Whether something else ran at each of five looks; of the whole machine. Only Linux says."""
     for _ in range(5):
         with open("/proc/loadavg") as file:  # such as "0.52 1.29 1.91 2/206 4711": 2 of 206 run
-            if file.read().split()[3].startswith("1/"):  # this one
+            if file.read().split()[3].startswith(("0/", "1/")):  # this one
                 return False
         time.sleep(0.005)
     return True
@@ -62,7 +62,6 @@ if "torch" not in sys.modules:
     with contextlib.suppress(OSError):
         if others_run():
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # What imports make is no garbage: look through it less often than after every 700 objects,
-    # and not at exit.
+    # What imports make is no garbage: Python looks through it less often, and not at exit.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)

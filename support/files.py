@@ -51,7 +51,7 @@ def read_json(path):
 
 def save(state, path):
     """torch.save to `path` by way of `write`. Raises OSError."""
-    buffer = io.BytesIO()  # to a full disk torch.save raises a RuntimeError
+    buffer = io.BytesIO()  # to a full disk torch.save raises RuntimeError, not OSError
     torch.save(state, buffer)
     write(buffer.getbuffer(), path)
 
@@ -84,7 +84,7 @@ def size_of(model):
 def check_can_write(path, size):
     """Raise UserError now, not after hours, where `path` cannot be a file of `size` bytes."""
     folder = os.path.dirname(os.path.realpath(path))
-    if not os.path.basename(path) or os.path.lexists(path) and not os.path.isfile(path):
+    if not os.path.basename(path) or os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"cannot save to {path!r}: name a file")
     if not os.path.isdir(folder):
         raise UserError(f"cannot save to {path}: there is no folder {folder}")
@@ -92,7 +92,7 @@ def check_can_write(path, size):
     if free < size:
         raise UserError(f"no room in {folder}: {free / 1e6:.1f} MB are free, "
                         f"{size / 1e6:.1f} MB are needed")
-    trial = f"{path}.{uuid.uuid4().hex[:8]}.try"
+    trial = f"{os.path.realpath(path)}.{uuid.uuid4().hex[:8]}.try"
     try:
         write(b"", trial)
         os.remove(trial)
@@ -106,7 +106,8 @@ def read(path, what):
     Only tensors and plain values are read (weights_only=True): a hostile file runs no code.
     """
     if not os.path.isfile(path):
-        raise UserError(f"{path or '(no name)'}: there is no such file")
+        what = "not a file" if os.path.isdir(path) else "there is no such file"
+        raise UserError(f"{path or '(no name)'}: {what}")
     try:
         with open(path, "rb") as file:
             content = io.BytesIO(file.read())

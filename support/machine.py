@@ -91,7 +91,7 @@ def circumstances(device, autocast):
 
 
 class Cores:
-    """Says, five seconds after it was made and once, that other programs use the cores too."""
+    """Says once, after five seconds, where this process's threads have to wait for cores."""
 
     def __init__(self):
         self.begun, self.waited, self.looked = time.perf_counter(), waited(), False
@@ -103,8 +103,8 @@ class Cores:
         self.looked, threads = True, torch.get_num_threads()
         share = (waited() - self.waited) / (seconds * threads)
         if threads > 1 and share > 0.1:
-            tqdm.write(f"other programs use these cores too: {threads} threads waited {share:.0%} "
-                       "of the time for one; fewer --threads may be faster", file=sys.stderr)
+            tqdm.write(f"the cores are shared: {threads} threads waited for one {share:.0%} of "
+                       "the time; fewer --threads may be faster", file=sys.stderr)
 
 
 def waited():
@@ -119,8 +119,8 @@ def waited():
 def keep_freed_memory():
     """Have glibc keep freed memory for the next mini-batch; without effect elsewhere.
 
-    Activations are tens of megabytes each. To fault their pages in anew makes a step at 224x224
-    take 1.5 times as long in float32 (results/benchmark_float32.json).
+    Activations are tens of megabytes each. A step at 224x224 takes 1.5 times as long where their
+    pages are faulted in anew (in float32; results/benchmark_float32.json).
     """
     M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
     with contextlib.suppress(AttributeError, OSError, TypeError):
@@ -133,8 +133,8 @@ def keep_freed_memory():
 def faster(model):
     """The same layers for less work: each ReLU after the max pooling that follows it.
 
-    The largest of some numbers stays the largest, so results and gradients are the same to the
-    last bit, but ReLU has a quarter of the numbers to look at. Only in an nn.Sequential.
+    max(relu(x)) is relu(max(x)), so results and gradients are the same to the last bit, but ReLU
+    has fewer numbers to look at. Only in an nn.Sequential.
     """
     if type(model) is not nn.Sequential:
         return model

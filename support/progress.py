@@ -24,7 +24,7 @@ class Progress:
         self.cores = machine.Cores()
         exists = path is not None and Path(path).exists()
         state = processes.from_first(lambda: files.read(path, "checkpoint") if exists else None)
-        if state:
+        if state is not None:
             self.restore(state)
 
     def restore(self, state):
@@ -38,7 +38,7 @@ class Progress:
             raise UserError(f"{self.path}: a checkpoint of another training") from None
 
     def seconds(self):
-        """Of training and measuring, without the pauses."""
+        """Of training and measuring, but for the time between a stop and --resume."""
         return time.perf_counter() - self.started
 
     def add(self, loss):

@@ -2,12 +2,12 @@
 
     python tests/benchmark.py               # some ten minutes; results/benchmark.json
     python tests/benchmark.py --only step   # the rows whose name has this word
-    python tests/benchmark.py --before HEAD~1
 
 The contestants of a row take turns, each in a fresh process, so that a machine that slows down
-slows all of them. A figure is the median over the turns. Nothing else may run beside it.
+slows all of them. There are few turns: differences of some per cent mean nothing. Nothing else
+may run beside it. Steps are of mini-batches of 64, without augmentation.
 
-    ours       the scripts as they are
+    ours       the scripts as they are; in the rows of steps, train.fit
     before     those of an earlier commit, `--before`
     course     a plain loop: DataLoader, every image through PIL, float32, loss.item() every step
     ceiling    one mini-batch that stays where it is: no loading, no augmentation, no measuring
@@ -16,7 +16,6 @@ slows all of them. A figure is the median over the turns. Nothing else may run b
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tarfile
@@ -32,6 +31,7 @@ ROOT = Path(__file__).absolute().parents[1]
 CHILD = len(sys.argv) > 1 and sys.argv[1] == "--child"
 if not CHILD:  # a child finds the version that it measures in PYTHONPATH
     sys.path.insert(0, str(ROOT))
+ENVIRONMENT = dict(os.environ)  # what the children get: importing train may set OMP_WAIT_POLICY
 
 import train  # first, as in the scripts
 
@@ -44,6 +44,8 @@ from model import cnn, resnet18
 
 BATCH = 64
 AUTOCAST = getattr(train, "machine", train).has_bfloat16()  # an earlier version has it in train
+if CHILD and hasattr(train, "machine"):  # and does not do this in train.py
+    train.machine.keep_freed_memory()
 
 # ------------------------------------------------------------------ measured in a child: rates
 
@@ -61,7 +63,6 @@ def set_up(network):
 
 def ours(network, size, steps):
     """Training steps a second, by train.fit."""
-    getattr(train, "machine", fashion_mnist).keep_freed_memory()
     model, optimizer, loss_fn, trainset, testset = set_up(network)
     more = {}
     if network == "resnet18":
@@ -104,17 +105,17 @@ def course(network, size, steps):
 
 
 def ceiling(network, size, steps):
-    getattr(train, "machine", fashion_mnist).keep_freed_memory()
     model, optimizer, loss_fn, trainset, _ = set_up(network)
     for group in optimizer.param_groups:
-        group["lr"] = 0.0  # not to learn it by heart: that is other work
+        group["lr"] = 0.0  # one mini-batch learned by heart has other activations
     images, labels = trainset[:BATCH]
     images = fashion_mnist.prepare(images, size) if network == "resnet18" else images
     images = images.contiguous(memory_format=torch.channels_last)
+    forward = train.machine.faster(model)
     for step in range(steps + 1):
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=AUTOCAST):
-            loss = loss_fn(model(images), labels)
+            loss = loss_fn(forward(images), labels)
         loss.backward()
         optimizer.step()
         if step == 0:
@@ -124,7 +125,6 @@ def ceiling(network, size, steps):
 
 def evaluation():
     """Images a second, by train.accuracy, in the second of two goes."""
-    getattr(train, "machine", fashion_mnist).keep_freed_memory()
     model, data = cnn().to(memory_format=torch.channels_last), load_mnist()[0]
     for _ in range(2):
         start = time.perf_counter()
@@ -135,8 +135,9 @@ def evaluation():
 @torch.no_grad()
 def course_evaluation():
     model, count, right = cnn().eval(), 0, 0
+    loader = course_data("cnn", 28, train_split=False)
     start = time.perf_counter()
-    for images, labels in course_data("cnn", 28, train_split=False):
+    for images, labels in loader:
         right += (model(images).argmax(1) == labels).sum().item()
         count += len(labels)
     return count / (time.perf_counter() - start)
@@ -148,7 +149,7 @@ def course_evaluation():
 def child(what, *arguments, tree=ROOT):
     """What a function above returns in a fresh process, with the scripts of `tree`."""
     command = [sys.executable, __file__, "--child", what, json.dumps(arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(tree)}
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True)
     return float(done.stdout.split()[-1])
 
@@ -159,12 +160,11 @@ def process(*command, tree=ROOT, busy=0):
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         os.symlink(ROOT / "data", f"{folder}/data")
         for _ in range(busy):
-            loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-            stack.callback(loop.wait)
-            stack.callback(loop.kill)
+            loop = [sys.executable, "-c", "while True: pass"]
+            stack.callback(subprocess.Popen(loop).kill)
         start = time.perf_counter()
         subprocess.run([sys.executable, tree / command[0], *command[1:]], cwd=folder, check=True,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                       env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return time.perf_counter() - start
 
 
@@ -172,12 +172,9 @@ def rows(old):
     """{name of a row: (unit, turns, {contestant: function that returns a figure})}."""
     both = {"ours": {}, "before": {"tree": old}}
 
-    def steps(network, size, count, turns, before):
-        contestants = {name: partial(child, name, network, size, count)
-                       for name in ("ours", "course", "ceiling")}
-        if before:
-            contestants["before"] = partial(child, "ours", network, size, count, tree=old)
-        return "steps a second", turns, contestants
+    def steps(network, size, count, turns):
+        return "steps a second", turns, {name: partial(child, name, network, size, count)
+                                         for name in ("ours", "course", "ceiling")}
 
     def seconds(turns, *command, busy=0, one_thread=False):
         contestants = {name: partial(process, *command, busy=busy, **where)
@@ -190,7 +187,7 @@ def rows(old):
     evaluations = {name: partial(child, "evaluation", **where) for name, where in both.items()}
     evaluations["course"] = partial(child, "course_evaluation")
     return {
-        "CNN, step": steps("cnn", 28, 200, 2, before=True),
+        "CNN, step": steps("cnn", 28, 200, 2),
         "CNN, evaluation": ("images a second", 2, evaluations),
         "python train.py --help": seconds(2, "train.py", "--help"),
         "python train.py --evaluate model.pth": seconds(2, "train.py", "--evaluate",
@@ -200,12 +197,12 @@ def rows(old):
         "shared: 100 steps alone": seconds(1, *short, one_thread=True),
         "shared: beside one program": seconds(1, *short, busy=1, one_thread=True),
         "shared: beside two programs": seconds(1, *short, busy=2, one_thread=True),
-        "ResNet18 at 64, step": steps("resnet18", 64, 6, 1, before=False),
-        "ResNet18 at 224, step": steps("resnet18", 224, 2, 1, before=False)}
+        "ResNet18 at 64, step": steps("resnet18", 64, 6, 1),
+        "ResNet18 at 224, step": steps("resnet18", 224, 2, 1)}
 
 
 def race(unit, turns, contestants):
-    """The figures of a row: the medians, and what each other contestant's is times ours."""
+    """The figures of a row: the medians, and ours divided by each other contestant's."""
     figures = {name: [] for name in contestants}
     for turn in range(turns):
         for name in list(contestants)[::1 if turn % 2 else -1]:  # who follows whom must not matter
@@ -233,12 +230,14 @@ def main():
             raise UserError(f"--before {args.before}: {packed.stderr.decode().strip()}")
         tarfile.open(fileobj=BytesIO(packed.stdout)).extractall(old, filter="data")
         chosen = {name: row for name, row in rows(Path(old)).items() if args.only in name}
+        if not chosen:
+            raise UserError(f"--only {args.only}: name a part of {', '.join(rows(Path(old)))}")
         for name, row in chosen.items():
             result = race(*row)
             results = files.read_json(args.results) if os.path.exists(args.results) else {}
             result["machine"] = (f"{PROCESSOR}, {os.cpu_count()} cores, "
                                  f"{'bfloat16' if AUTOCAST else 'float32'}, "
-                                 f"Python {platform.python_version()}, torch {torch.__version__}")
+                                 f"torch {torch.__version__}")
             text = json.dumps({**results, name: result}, indent=2)
             files.write((text + "\n").encode(), args.results)
             print(f"{name:38} {json.dumps(result)}", flush=True)

@@ -104,7 +104,7 @@ MODEL_FILES = {  # name: (words, content)
     "keys": ("no state_dict", saved({1: torch.ones(1)})),
     "more": ("its x is (1,), not missing", saved({**STATE, "x": torch.ones(1)})),
     "sparse": ("cannot be copied", saved({name: STATE[name].to_sparse() for name in STATE})),
-    "none": ("there is no such file", None), "folder": ("there is no such file", None),
+    "none": ("there is no such file", None), "folder": ("not a file", None),
 }
 
 
@@ -188,12 +188,13 @@ def test_cores_that_are_shared_are_said_once(monkeypatch, capsys, threads, waiti
     cores = machine.Cores()
     for clock[0] in (104.9, 105.1, 120.0):
         cores.look()
-    line = "other programs use these cores too: 2 threads waited 30% of the time for one; " \
+    line = "the cores are shared: 2 threads waited for one 30% of the time; " \
            "fewer --threads may be faster\n"
     assert capsys.readouterr() == ("", line if said else "")
 
 
-@pytest.mark.parametrize("looks, expected", [("1", False), ("2221", False), ("22322", True)])
+@pytest.mark.parametrize("looks, expected", [("1", False), ("0", False), ("2221", False),
+                                             ("22322", True)])
 def test_threads_sleep_where_another_program_runs(monkeypatch, looks, expected):
     texts = [io.StringIO(f"0.52 1.29 1.91 {count}/206 4711") for count in looks]
     monkeypatch.setattr(support, "open", lambda path: texts.pop(0), raising=False)
