@@ -16,14 +16,13 @@ may run beside it. Steps are of mini-batches of 64, without augmentation.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from contextlib import ExitStack
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from statistics import median
 
@@ -48,14 +47,10 @@ AUTOCAST = getattr(train, "machine", train).has_bfloat16()  # an earlier version
 # ------------------------------------------------------------------ measured in a child: rates
 
 
-def keep_freed_memory():
-    if hasattr(train, "machine"):  # an earlier version does not
-        train.machine.keep_freed_memory()
-
-
 def set_up(network):
     """(model, optimizer, loss function, training set, test set) of train.py, fashion_mnist.py."""
-    keep_freed_memory()
+    if hasattr(train, "machine"):  # an earlier version does not
+        train.machine.keep_freed_memory()
     if network == "cnn":
         model = cnn().to(memory_format=torch.channels_last)
         optimizer = train.make_optimizer("adam", model.parameters())
@@ -129,8 +124,7 @@ def ceiling(network, size, steps):
 
 def evaluation():
     """Images a second, by train.accuracy, in the second of two goes."""
-    keep_freed_memory()
-    model, data = cnn().to(memory_format=torch.channels_last), load_mnist()[0]
+    model, _, _, data, _ = set_up("cnn")
     for _ in range(2):
         start = time.perf_counter()
         train.accuracy(model, data, autocast=AUTOCAST)
@@ -192,7 +186,7 @@ def rows(old):
     evaluations = {name: partial(child, "evaluation", **where) for name, where in both.items()}
     evaluations["course"] = partial(child, "course_evaluation")
     return {
-        "CNN, step": steps("cnn", 28, 200, 2),
+        "CNN, step": steps("cnn", 28, 200, 4),
         "CNN, evaluation": ("images a second", 4, evaluations),
         "python train.py --help": seconds(2, "train.py", "--help"),
         "python train.py --evaluate model.pth": seconds(2, "train.py", "--evaluate",
@@ -230,19 +224,18 @@ def main():
     args = parser.parse_args()
     load_mnist(ROOT / "data"), load_fashion_mnist(ROOT / "data")  # fetched, if they have to be
     with tempfile.TemporaryDirectory() as old:
-        packed = subprocess.run(["git", "archive", args.before], cwd=ROOT, capture_output=True)
+        pack = ["git", "archive", "--output", f"{old}/before.tar", args.before]
+        packed = subprocess.run(pack, cwd=ROOT, capture_output=True)
         if packed.returncode:
             raise UserError(f"--before {args.before}: {packed.stderr.decode().strip()}")
-        tarfile.open(fileobj=BytesIO(packed.stdout)).extractall(old, filter="data")
+        shutil.unpack_archive(f"{old}/before.tar", old)
         chosen = {name: row for name, row in rows(Path(old)).items() if args.only in name}
         if not chosen:
             raise UserError(f"--only {args.only}: name a part of {', '.join(rows(Path(old)))}")
         for name, row in chosen.items():
             result = race(*row)
             results = files.read_json(args.results) if os.path.exists(args.results) else {}
-            result["machine"] = (f"{PROCESSOR}, {os.cpu_count()} cores, "
-                                 f"{'bfloat16' if AUTOCAST else 'float32'}, "
-                                 f"torch {torch.__version__}")
+            result["machine"] = f"{PROCESSOR}, {os.cpu_count()} cores, torch {torch.__version__}"
             text = json.dumps({**results, name: result}, indent=2)
             files.write((text + "\n").encode(), args.results)
             print(f"{name:38} {json.dumps(result)}", flush=True)
