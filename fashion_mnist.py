@@ -13,6 +13,7 @@ What is special about ResNet18 and Fashion-MNIST is here; the engine is train.py
 """
 
 import argparse
+import copy
 import itertools
 import math
 import time
@@ -26,9 +27,8 @@ from torch import nn, optim
 
 import train
 from dataset import Augment, load_fashion_mnist
-from model import load_weights, resnet18
+from model import MEAN, STD, load_weights, resnet18
 
-MEAN, STD = 0.2860, 0.3530  # of the pixels of the training set, in [0, 1]; a test computes them
 REPORT_IMAGES = 1000        # a whole set at 224x224 takes minutes on a CPU
 BYTES = 45_000_000          # of the saved model
 
@@ -81,24 +81,43 @@ def prepare(images, size):
 
 def start_weights(which, seed):
     """(network, what it starts from: "imagenet", "none" or a file) for --weights."""
-    from torchvision import models
+    state = None
     if which in ("auto", "imagenet"):
-        torch.manual_seed(seed)  # for the last layer, which is new
-        try:
-            with machine.socket_timeout(20):  # a firewall may swallow packets
-                return resnet18(models.ResNet18_Weights.IMAGENET1K_V1), "imagenet"
-        except Exception as error:  # offline, a full disk, a damaged file: nearly any type
-            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-            message = f"ImageNet weights cannot be had: {reason[0]}; cache: {torch.hub.get_dir()}"
-            if which == "imagenet":
-                raise UserError(message) from None
-            print(f"*** {message}. STARTING FROM RANDOM WEIGHTS ***")
-    torch.manual_seed(seed)  # anew: what failed has drawn random numbers
-    model = resnet18()
-    if which in ("auto", "none"):
-        return model, "none"
-    load_weights(model, which)
+        state = imagenet_weights(or_none=which == "auto")
+        which = "none" if state is None else "imagenet"
+    elif which != "none":
+        state = files.read_weights(which)
+    torch.manual_seed(seed)  # for what is new
+    try:
+        model = resnet18(state)
+    except UserError as error:
+        raise UserError(f"{which}: {error}") from None
+    if state is not None:
+        said = [f"weights: {which}"]
+        if state["conv1.weight"].shape[1] == 3:
+            said.append("the first layer is the sum over three colours")
+        if len(state.get("fc.bias", [])) != 10:
+            said.append("the last layer is new")
+        print("; ".join(said))
     return model, which
+
+
+def imagenet_weights(or_none):
+    """torchvision's state_dict, from torch's cache or downloaded; where it cannot be had, None,
+    or a UserError.
+    """
+    from torchvision import models
+    try:
+        with machine.socket_timeout(20):  # a firewall may swallow packets
+            return models.ResNet18_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
+    except Exception as error:  # offline, a full disk, a damaged file: nearly any type
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        message = (f"ImageNet weights cannot be had: {reason[0]}; cache: {torch.hub.get_dir()}; "
+                   "--weights FILE takes any ResNet18's")
+        if not or_none:
+            raise UserError(message) from None
+        print(f"*** {message}. STARTING FROM RANDOM WEIGHTS ***")
+        return None
 
 
 def make_optimizer(model, lr=0.05, momentum=0.9, weight_decay=5e-4):
@@ -123,6 +142,30 @@ def make_schedule(optimizer, costs, warm_up=0.05):
         return max(0.01, min(fraction / warm_up, (1 - fraction) / (1 - warm_up)))
 
     return optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def say_how_long(model, sizes, batch_size, autocast):
+    """Print how long the training will take here, from two mini-batches of each size."""
+    each = {size: step_seconds(model, size, batch_size, autocast) for size in {64, *sizes}}
+    minutes = sum(each[size] for size in sizes) / 60
+    quicker = len(sizes) * each[64] / 60
+    also = f"; with --image-size 64 some {quicker:.0f}" if quicker < 0.9 * minutes else ""
+    print(f"some {minutes:.0f} minutes of training on this machine{also}")
+
+
+def step_seconds(model, size, batch_size, autocast):
+    """Of a training step on `batch_size` images; of a copy, so that nothing changes."""
+    model, count = copy.deepcopy(model), min(batch_size, 32)
+    device = next(model.parameters()).device
+    images = train.to_input(torch.zeros(count, 1, 28, 28, device=device),
+                            partial(prepare, size=size))
+    for _ in range(2):  # the first is slow
+        start = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            loss = model(images).square().mean()
+        loss.backward()
+        loss.item()  # a GPU has then done it all
+    return (time.perf_counter() - start) * batch_size / count
 
 
 # ------------------------------------------------------------------ measuring
@@ -222,6 +265,7 @@ def main():
           f"{args.epochs} epochs, {device}")
     print("image sizes: " + ", ".join(f"{size} for {len(list(same))} batches"
                                       for size, same in itertools.groupby(sizes)))
+    say_how_long(model, sizes, args.batch_size, autocast)
     print("accuracies on the way: at the size of the moment, on the first "
           f"{REPORT_IMAGES} images of each set")
     with runs.locked(folder), runs.saying_what_is_saved(folder):

@@ -86,28 +86,55 @@ def cnn():
     )
 
 
+# Of Fashion-MNIST's training pixels, in [0, 1], by which its images are normalised, and of
+# ImageNet's, red, green and blue, by which torchvision's weights were trained.
+MEAN, STD = 0.2860, 0.3530
+IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
+
 def resnet18(weights=None):
     """torchvision's ResNet18 with `conv1` for one grey channel and `fc` for ten classes.
 
     Float [B, 1, H, W] in (224x224 by design; any size from 32x32 up runs), logits [B, 10] out;
     11,175,370 parameters. After He et al., "Deep residual learning for image recognition" (2015).
-    fashion_mnist.py trains it on normalised images: (image - 0.2860) / 0.3530.
+    Its images are normalised: (image - 0.2860) / 0.3530.
 
-    weights: None for random weights, or one of torchvision's `ResNet18_Weights`, looked up in
-        torch's cache and else downloaded. The one-channel kernel then starts as the sum of the
-        three colour kernels: a grey image (R = G = B) gives what it gives the colour network.
-    Raises OSError where the weights are not cached and cannot be downloaded.
+    weights: None for random ones, or the state_dict of any ResNet18. Colour kernels are summed:
+        a grey image (R = G = B) gives what it gave the colour network. A last layer of other
+        classes, or none, is replaced by a new one.
+    Raises UserError for the weights of another network.
     """
     from torchvision import models  # here, not above: the two small networks do not need it
 
-    model = models.resnet18(weights=weights)
-    colour = model.conv1
+    model = models.resnet18()
     model.conv1 = nn.Conv2d(1, 64, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3), bias=False)
-    if weights is not None:
-        with torch.no_grad():
-            model.conv1.weight.copy_(colour.weight.sum(dim=1, keepdim=True))
     model.fc = nn.Linear(in_features=512, out_features=10, bias=True)
+    if weights is not None:
+        try:
+            model.load_state_dict(for_grey_garments(weights, model))
+        except (RuntimeError, KeyError) as error:
+            raise UserError(f"not the weights of a ResNet18: {str(error).splitlines()[-1].strip()}"
+                            ) from None
     return model
+
+
+def for_grey_garments(weights, model):
+    """The state_dict `weights` with one grey channel in and ten classes out, as `model` has."""
+    state = dict(weights)
+    kernels = state["conv1.weight"]
+    if kernels.shape[1] == 3:
+        # A pixel that is given as z = (x - MEAN) / STD was (x - mean) / std, for each colour:
+        # z * scale + shift. The scale goes into the kernels, the sum of the shifts, which is the
+        # same at every pixel, into the mean that batch normalisation takes off.
+        scale, shift = STD / IMAGENET_STD, (MEAN - IMAGENET_MEAN) / IMAGENET_STD
+        state["conv1.weight"] = (kernels * scale).sum(dim=1, keepdim=True)
+        state["bn1.running_mean"] = state["bn1.running_mean"] - (kernels * shift).sum((1, 2, 3))
+    own = model.state_dict()
+    for name in ("fc.weight", "fc.bias"):
+        if name not in state or state[name].shape != own[name].shape:
+            state[name] = own[name]
+    return state
 
 
 LeNet5 = lenet5()  # one network, made here, for the tutorial: `from model import LeNet5`

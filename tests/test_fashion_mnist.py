@@ -15,7 +15,7 @@ from torchvision import transforms
 import fashion_mnist as script
 import scripts
 import train
-from model import resnet18
+from model import cnn, resnet18
 from support import UserError, files
 
 TINY = ["--weights", "none", "--image-size", "48:0.5,40:0.5", "--train-images", 64,
@@ -84,12 +84,14 @@ def test_imagenets_weights_where_they_are_and_undamaged(stand_in_weights, capsys
     kept = torch.load(stand_in_weights)
     for which in ("auto", "imagenet"):
         model, source = script.start_weights(which, 0)
-        assert source == "imagenet" and capsys.readouterr().out == ""
+        assert source == "imagenet" and capsys.readouterr().out == (
+            "weights: imagenet; the first layer is the sum over three colours; "
+            "the last layer is new\n")
         assert torch.equal(model.layer1[0].conv1.weight, kept["layer1.0.conv1.weight"])
     stand_in_weights.write_bytes(stand_in_weights.read_bytes()[:100_000])
     assert script.start_weights("auto", 0)[1] == "none"
     cache = re.escape(str(stand_in_weights.parents[1]))
-    with pytest.raises(UserError, match=rf"^ImageNet weights cannot be had: [^\n]*{cache}$"):
+    with pytest.raises(UserError, match=rf"^ImageNet weights cannot be had: [^\n]*{cache}; "):
         script.start_weights("imagenet", 0)
 
 
@@ -104,13 +106,33 @@ def test_weights_of_a_file_random_ones_and_loudly_these(tmp_path, monkeypatch, c
     torch.manual_seed(3)
     files.save_model(resnet18(), path)
     for which, seed, expected in ((path, 0, path), ("none", 3, "none"), ("auto", 3, "none")):
-        assert capsys.readouterr().out == ""
+        capsys.readouterr()
         model, source = script.start_weights(which, seed)
         assert source == expected and same(model, torch.load(path))
+        out = capsys.readouterr().out
+        if which == path:
+            assert out == f"weights: {path}\n"
     loud = r"\*\*\* .*no network in this test.*STARTING FROM RANDOM WEIGHTS \*\*\*"
-    assert re.fullmatch(loud, capsys.readouterr().out.splitlines()[-1])
+    assert re.fullmatch(loud, out.splitlines()[-1])
+    files.save(cnn().state_dict(), path)
+    with pytest.raises(UserError, match="mine.pth: not the weights of a ResNet18: "):
+        script.start_weights(path, 0)
     with pytest.raises(UserError, match="cannot be had: .*no network in this test"):
         script.start_weights("imagenet", 0)
+
+
+def test_how_long_it_takes_is_said_before(monkeypatch, capsys):
+    model, before = resnet18(), torch.get_rng_state()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert script.step_seconds(model, 64, 4, autocast=False) > 0
+    assert same(model, state) and torch.equal(torch.get_rng_state(), before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    monkeypatch.setattr(script, "step_seconds", lambda model, size, *_: {64: 0.5, 224: 6.0}[size])
+    for sizes, line in (([64] * 240, "some 2 minutes of training on this machine"),
+                        ([64] * 240 + [224] * 30, "some 5 minutes of training on this machine; "
+                                                  "with --image-size 64 some 2")):
+        script.say_how_long(model, sizes, 32, False)
+        assert capsys.readouterr().out == line + "\n"
 
 
 def test_class_accuracy_and_confident_mistakes_of_a_worked_example(fashion):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import nn
-from torchvision import models
+from torchvision import models, transforms
 
 import model
+from support import UserError
 
 
 def parameters(module):
@@ -58,15 +59,35 @@ def test_resnet18():
         assert network(torch.zeros(2, 1, size, size)).shape == (2, 10)
 
 
-def test_imagenet_weights_see_a_grey_image_as_the_colour_network_does(stand_in_weights):
-    colour = models.resnet18()
-    colour.load_state_dict(torch.load(stand_in_weights, weights_only=True))
-    grey = model.resnet18(models.ResNet18_Weights.IMAGENET1K_V1)
-    image = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    theirs = colour.conv1(image.expand(-1, 3, -1, -1))
-    torch.testing.assert_close(grey.conv1(image), theirs, atol=1e-4, rtol=1e-4)
+def test_a_colour_networks_weights_see_a_grey_image_as_it_does():
+    """But for the border: black is 0 to the one, to the other each colour's mean."""
+    torch.manual_seed(0)
+    colour = models.resnet18().eval()
+    with torch.no_grad():
+        colour.bn1.running_mean.uniform_(-1, 1)
+        colour.bn1.running_var.uniform_(0.5, 2)
+    grey = model.resnet18(colour.state_dict()).eval()
+    image = torch.rand(2, 1, 64, 64)
+    normalised = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    theirs = colour.bn1(colour.conv1(normalised(image.expand(-1, 3, -1, -1))))
+    ours = grey.bn1(grey.conv1((image - model.MEAN) / model.STD))
+    torch.testing.assert_close(ours[..., 2:-2, 2:-2], theirs[..., 2:-2, 2:-2], atol=1e-4, rtol=0)
     assert torch.equal(grey.layer4[1].conv2.weight, colour.layer4[1].conv2.weight)
     assert grey.fc.out_features == 10
+
+
+def test_weights_of_any_resnet18_fit():
+    state = model.resnet18().state_dict()
+    same = model.resnet18(state).state_dict()
+    assert all(torch.equal(same[name], state[name]) for name in state)
+    no_last_layer = {name: state[name] for name in state if not name.startswith("fc.")}
+    loaded = model.resnet18(no_last_layer)
+    assert torch.equal(loaded.conv1.weight, state["conv1.weight"])
+    assert not torch.equal(loaded.fc.weight, state["fc.weight"])
+    for wrong in (model.cnn().state_dict(), models.resnet34().state_dict(),
+                  {**state, "layer4.1.conv2.weight": torch.ones(1)}):
+        with pytest.raises(UserError, match="not the weights of a ResNet18: [^\n]*$"):
+            model.resnet18(wrong)
 
 
 def test_script_prints_the_table(call):
