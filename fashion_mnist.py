@@ -265,7 +265,8 @@ def main():
           f"{args.epochs} epochs, {device}")
     print("image sizes: " + ", ".join(f"{size} for {len(list(same))} batches"
                                       for size, same in itertools.groupby(sizes)))
-    say_how_long(model, sizes, args.batch_size, autocast)
+    if args.resume is None:
+        say_how_long(model, sizes, args.batch_size, autocast)
     print("accuracies on the way: at the size of the moment, on the first "
           f"{REPORT_IMAGES} images of each set")
     with runs.locked(folder), runs.saying_what_is_saved(folder):
