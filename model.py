@@ -23,8 +23,8 @@ from torch import nn
 def lenet5():
     """LeNet-5 as in the hand-out: float [B, 3, 32, 32] in, logits [B, 10] out; 62,006 parameters.
 
-    After LeCun et al., "Gradient-based learning applied to document recognition" (1998), with
-    ReLU and max pooling where the paper has tanh and trainable subsampling.
+    After LeCun et al., "Gradient-based learning applied to document recognition" (1998); among
+    other changes ReLU and max pooling take the place of tanh and trainable subsampling.
     """
     conv_layer1 = nn.Sequential(  # 456 parameters
         nn.Conv2d(in_channels=3, out_channels=6, kernel_size=(5, 5)),

@@ -178,14 +178,14 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
     testset: only measured; the test set, or held-out training images.
     scheduler: stepped once a mini-batch.
     augment(images, generator): done to training images [B, C, H, W] in [0, 1], never to others.
-    prepare(images, step): makes the network's input at mini-batch `step`, from 0; for a report
-        both sets are prepared like the last mini-batch.
+    prepare(images, step): makes the network's input, as for `answers`, but is also given the
+        mini-batch's number, from 0; for a report both sets are prepared like the last one.
     autocast: forward passes in bfloat16 where PyTorch holds that to be safe.
     report_every: mini-batches between report lines; report_images: measure accuracy on the first
         so many images of each set, None for all.
     costs: the work of each mini-batch, in any unit, so that the progress bar knows the time left.
-    checkpoint: a file for the state of the training; if it is there, the training goes on from
-        it, on the CPU to bit-identical weights.
+    checkpoint: a file for the state of the training, written at each report and every two
+        minutes; if it is there, the training goes on from it, on the CPU to bit-identical weights.
 
     Returns the history: "reports", a list of dicts (epoch, batch, loss, train_accuracy,
     test_accuracy, learning_rate, seconds with those of measuring), and "losses", one for each

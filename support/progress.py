@@ -42,7 +42,9 @@ class Progress:
         return time.perf_counter() - self.started
 
     def add(self, loss):
-        """Count a mini-batch and keep its loss; every 100 look whether they are finite."""
+        """Count a mini-batch and keep its loss; every 100 look whether they are finite, and once
+        whether other programs use the cores.
+        """
         self.losses[self.step] = processes.mean(loss.detach())
         self.step += 1
         self.cores.look()
