@@ -6,8 +6,8 @@
     python fashion_mnist.py --resume
     python fashion_mnist.py --help
 
-Prints report lines as train.py does, and at the end the test accuracy, over all images and of each
-class. The confusion matrix and the most confident mistakes go to runs/ as pictures.
+Prints report lines as train.py does, but of 1,000 images of each set, and at the end the test
+accuracy, over all images and of each class. Pictures and the record of the run go to runs/.
 
 What is special about ResNet18 and Fashion-MNIST is here; the engine is train.py's.
 """
@@ -43,8 +43,8 @@ PLAN = "64:0.357,96:0.167,128:0.143,160:0.119,192:0.095,224:0.119"
 def parse_plan(text):
     """An option's type: "64" for [[64, 1.0]], "64:0.8,224:0.2" for [[64, 0.8], [224, 0.2]].
 
-    At 32x32 the last layers see one pixel, and where the last mini-batch is one image, batch
-    normalisation has no variance to divide by: 40 is the least.
+    Up to 32x32 the last layers see one pixel, and batch normalisation cannot train on a mini-batch
+    of one image: 40 is the least.
     """
     try:
         parts = [part.partition(":") for part in text.split(",")]
@@ -103,8 +103,8 @@ def start_weights(which, seed):
 
 
 def imagenet_weights(or_none):
-    """torchvision's state_dict, from torch's cache or downloaded; where it cannot be had, None,
-    or a UserError.
+    """torchvision's state_dict, cached or downloaded. Where it cannot be had, with `or_none` None,
+    else a UserError.
     """
     from torchvision import models
     try:
@@ -145,7 +145,7 @@ def make_schedule(optimizer, costs, warm_up=0.05):
 
 
 def say_how_long(model, sizes, batch_size, autocast):
-    """Print how long the training will take here, from two mini-batches of each size."""
+    """Print about how long the training will take here, by forward and backward passes."""
     each = {size: step_seconds(model, size, batch_size, autocast) for size in {64, *sizes}}
     minutes = sum(each[size] for size in sizes) / 60
     quicker = len(sizes) * each[64] / 60
@@ -154,7 +154,7 @@ def say_how_long(model, sizes, batch_size, autocast):
 
 
 def step_seconds(model, size, batch_size, autocast):
-    """Of a training step on `batch_size` images; of a copy, so that nothing changes."""
+    """Of a pass on `batch_size` images, from at most 32; of a copy, so that nothing changes."""
     model, count = copy.deepcopy(model), min(batch_size, 32)
     device = next(model.parameters()).device
     images = train.to_input(torch.zeros(count, 1, 28, 28, device=device),
@@ -210,7 +210,7 @@ def parse_arguments():
                              "with its share of the mini-batches, the last for the test "
                              f"(default: {PLAN}; with --evaluate the size that the file names)")
     parser.add_argument("--weights", default="auto", metavar="WHICH",
-                        help="to start from: imagenet, none (random), a FILE of this script, or "
+                        help="to start from: imagenet, none (random), a FILE of any ResNet18, or "
                              "auto: ImageNet's where they can be had (default: %(default)s)")
     group = "optimizer: SGD with Nesterov momentum, one cycle of the learning rate"
     add = parser.add_argument_group(group).add_argument

@@ -1,13 +1,13 @@
 """The three networks: LeNet-5, the assignment's CNN, and ResNet18 for one grey channel.
 
-    python model.py                    # the layer table that answers question 1.1
+    python model.py                    # the layer tables that answer question 1.1
     python model.py --batch-size 64
 
     from model import LeNet5           # the ready-made network of the tutorial
     from model import lenet5, cnn, resnet18   # functions that build fresh ones
 
-The script prints one row per layer (input shape, output shape, trainable parameters by the
-hand-out's formula) and ends with the total. It runs the networks to find them.
+The script prints, for the CNN and LeNet-5, one row per layer (input shape, output shape, trainable
+parameters by the hand-out's formula) and the total. It runs the networks to find the shapes.
 """
 
 import copy
@@ -86,8 +86,7 @@ def cnn():
     )
 
 
-# Of Fashion-MNIST's training pixels, in [0, 1], by which its images are normalised, and of
-# ImageNet's, red, green and blue, by which torchvision's weights were trained.
+# Mean and deviation of Fashion-MNIST's training pixels, and of ImageNet's: red, green, blue.
 MEAN, STD = 0.2860, 0.3530
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
@@ -101,8 +100,8 @@ def resnet18(weights=None):
     Its images are normalised: (image - 0.2860) / 0.3530.
 
     weights: None for random ones, or the state_dict of any ResNet18. Colour kernels are summed:
-        a grey image (R = G = B) gives what it gave the colour network. A last layer of other
-        classes, or none, is replaced by a new one.
+        but for its border, a grey image (R = G = B) gives what it gave the colour network. A last
+        layer of other classes, or none, is replaced by a new one.
     Raises UserError for the weights of another network.
     """
     from torchvision import models  # here, not above: the two small networks do not need it
@@ -112,21 +111,22 @@ def resnet18(weights=None):
     model.fc = nn.Linear(in_features=512, out_features=10, bias=True)
     if weights is not None:
         try:
-            model.load_state_dict(for_grey_garments(weights, model))
+            model.load_state_dict(for_one_channel(weights, model))
         except (RuntimeError, KeyError) as error:
             raise UserError(f"not the weights of a ResNet18: {str(error).splitlines()[-1].strip()}"
                             ) from None
     return model
 
 
-def for_grey_garments(weights, model):
+def for_one_channel(weights, model):
     """The state_dict `weights` with one grey channel in and ten classes out, as `model` has."""
     state = dict(weights)
     kernels = state["conv1.weight"]
     if kernels.shape[1] == 3:
         # A pixel that is given as z = (x - MEAN) / STD was (x - mean) / std, for each colour:
         # z * scale + shift. The scale goes into the kernels, the sum of the shifts, which is the
-        # same at every pixel, into the mean that batch normalisation takes off.
+        # same wherever the kernel meets no padding, into the mean that batch normalisation takes
+        # off.
         scale, shift = STD / IMAGENET_STD, (MEAN - IMAGENET_MEAN) / IMAGENET_STD
         state["conv1.weight"] = (kernels * scale).sum(dim=1, keepdim=True)
         state["bn1.running_mean"] = state["bn1.running_mean"] - (kernels * shift).sum((1, 2, 3))

@@ -13,7 +13,7 @@ from torchvision import models
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import scripts  # noqa: F401: it says what the fork server imports
+import scripts  # noqa: F401: it sets what the fork server imports
 from dataset import load_cifar10, load_fashion_mnist, load_mnist
 from support import command_line
 
