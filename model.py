@@ -110,18 +110,17 @@ def resnet18(weights=None):
     model.conv1 = nn.Conv2d(1, 64, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3), bias=False)
     model.fc = nn.Linear(in_features=512, out_features=10, bias=True)
     if weights is not None:
-        try:
-            model.load_state_dict(for_one_channel(weights, model))
-        except (RuntimeError, KeyError) as error:
-            raise UserError(f"not the weights of a ResNet18: {str(error).splitlines()[-1].strip()}"
-                            ) from None
+        state = for_one_channel(weights, model.state_dict())
+        check_fits(state, model)
+        model.load_state_dict(state)
     return model
 
 
-def for_one_channel(weights, model):
-    """The state_dict `weights` with one grey channel in and ten classes out, as `model` has."""
-    state = dict(weights)
-    kernels = state["conv1.weight"]
+def for_one_channel(weights, own):
+    """The state_dict `weights` with one grey channel in and ten classes out, as `own` has."""
+    counts = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
+    state = counts | dict(weights)  # older files have no counts
+    kernels = state.get("conv1.weight", own["conv1.weight"])
     if kernels.shape[1] == 3:
         # A pixel that is given as z = (x - MEAN) / STD was (x - mean) / std, for each colour:
         # z * scale + shift. The scale goes into the kernels, the sum of the shifts, which is the
@@ -130,7 +129,6 @@ def for_one_channel(weights, model):
         scale, shift = STD / IMAGENET_STD, (MEAN - IMAGENET_MEAN) / IMAGENET_STD
         state["conv1.weight"] = (kernels * scale).sum(dim=1, keepdim=True)
         state["bn1.running_mean"] = state["bn1.running_mean"] - (kernels * shift).sum((1, 2, 3))
-    own = model.state_dict()
     for name in ("fc.weight", "fc.bias"):
         if name not in state or state[name].shape != own[name].shape:
             state[name] = own[name]
@@ -148,19 +146,27 @@ MODELS = {"cnn": (cnn, 1, 28), "lenet5": (lenet5, 3, 32)}
 def load_weights(model, path):
     """Load a model file into `model`; returns its state_dict. Raises UserError."""
     state = files.read_weights(path)
-    found, wanted = shapes(state), shapes(model.state_dict())
-    if found != wanted:
-        name, own_name = network_of(state), network_of(model.state_dict())
-        if name and own_name:
-            raise UserError(f"{path}: a model of the network {name}, not of {own_name}")
-        name = next(name for name in [*wanted, *found] if found.get(name) != wanted.get(name))
-        raise UserError(f"{path}: a model of another network: its {name} is "
-                        f"{found.get(name, 'missing')}, not {wanted.get(name, 'missing')}")
     try:
+        check_fits(state, model)
         model.load_state_dict(state)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except RuntimeError:  # sparse tensors, say
         raise UserError(f"{path}: not a model file: its tensors cannot be copied") from None
     return state
+
+
+def check_fits(state, model):
+    """Raise UserError where a state_dict is of another network than `model`."""
+    found, wanted = shapes(state), shapes(model.state_dict())
+    if found == wanted:
+        return
+    name, own_name = network_of(state), network_of(model.state_dict())
+    if name and own_name:
+        raise UserError(f"a model of the network {name}, not of {own_name}")
+    name = next(name for name in [*wanted, *found] if found.get(name) != wanted.get(name))
+    raise UserError(f"a model of another network: its {name} is {found.get(name, 'missing')}, "
+                    f"not {wanted.get(name, 'missing')}")
 
 
 def shapes(state):

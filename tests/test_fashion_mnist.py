@@ -115,7 +115,7 @@ def test_weights_of_a_file_random_ones_and_loudly_these(tmp_path, monkeypatch, c
     loud = r"\*\*\* .*no network in this test.*STARTING FROM RANDOM WEIGHTS \*\*\*"
     assert re.fullmatch(loud, out.splitlines()[-1])
     files.save(cnn().state_dict(), path)
-    with pytest.raises(UserError, match="mine.pth: not the weights of a ResNet18: "):
+    with pytest.raises(UserError, match="mine.pth: a model of another network: its conv1"):
         script.start_weights(path, 0)
     with pytest.raises(UserError, match="cannot be had: .*no network in this test"):
         script.start_weights("imagenet", 0)
