@@ -62,7 +62,7 @@ def test_model_pth_has_the_accuracy_that_the_readme_states(mnist):
     """Or nearly: `python train.py` replaces it, and another processor rounds otherwise."""
     model = cnn()
     load_weights(model, "model.pth")
-    stated = float(row("| `model.pth` |").removesuffix(" %"))
+    stated = float(row("| `model.pth`").removesuffix(" %"))
     assert 100 * train.accuracy(model, mnist[1]) == pytest.approx(stated, abs=0.2)
 
 
