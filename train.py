@@ -366,7 +366,7 @@ def main():
 def finish(args, model, testset, autocast, folder, title, history):
     """Save the model, draw the pictures, write the record, and show what it says."""
     from support import figures  # here, for matplotlib takes a second to import
-    files.save_model(model, args.save)
+    files.save_model(model, args.save, dataset=args.dataset)  # for predict.py
     predicted = predict(model, testset.subset(slice(16)), autocast=autocast).argmax(1)
     figures.curves(history, folder / "curves.png", title, testset.split)
     figures.predictions(testset, predicted, folder / "predictions.png")

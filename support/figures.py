@@ -1,5 +1,6 @@
 """The pictures of a training. No window is opened: each is drawn into a file."""
 
+import itertools
 import math
 
 import torch
@@ -88,3 +89,36 @@ def mistakes(worst, dataset):
     heading = (f"{dataset.split.capitalize()} set, most confident mistakes: "
                "predicted class, its probability, (label)")
     return images(dataset.images[[index for index, _, _ in worst]], titles, 8, heading)
+
+
+def answers(shown, classes, path):
+    """The figure of predict.py: a row for each (name, picture, images, probabilities)."""
+    rows = [(name if first else "", picture if first else None, image, values.tolist())
+            for name, picture, images, probabilities in shown
+            for first, image, values in zip([True] + [False] * len(images), images, probabilities)]
+    figure = Figure(figsize=(7, 0.4 + 1.5 * len(rows)))
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.axis("off")
+    for top, (name, picture, image, values) in zip(itertools.count(0.6, 1.5), rows):  # in inches
+        if picture is not None:
+            axis.imshow(picture, extent=fitted(picture.width, picture.height, 0.2, top))
+            axis.text(0.2, top - 0.05, name[-60:], fontsize=8, parse_math=False)
+        axis.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1,
+                    extent=(1.7, 2.9, top + 1.2, top))
+        centres = [top + 0.06 + 0.12 * i for i in range(10)]
+        axis.barh(centres, [2 * value for value in values], 0.1, left=4.2, color=BLUE)
+        for centre, text, value in zip(centres, classes, values):
+            axis.text(4.15, centre, text, fontsize=7, ha="right", va="center")
+            if value >= 0.001:
+                axis.text(4.25 + 2 * value, centre, f"{100 * value:.1f} %", fontsize=7, va="center")
+    axis.set(xlim=(0, 7), ylim=(0.4 + 1.5 * len(rows), 0))
+    figure.text(0.24, 1 - 0.2 / figure.get_figheight(), "as the network is given it", fontsize=8)
+    figure.text(0.6, 1 - 0.2 / figure.get_figheight(), "its probabilities", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def fitted(width, height, left, top, side=1.2):
+    """The extent of an image of that size, in the middle of a square."""
+    scale = side / max(width, height)
+    x, y = (side - scale * width) / 2 + left, (side - scale * height) / 2 + top
+    return x, x + scale * width, y + scale * height, y

@@ -155,8 +155,8 @@ def is_state_dict(value):
 
 
 def note_in(state, name, default):
-    """The note `name`, a whole number, that save_model put into a state_dict."""
+    """The note `name` that save_model put into a state_dict, of the type of `default`."""
     try:
-        return int(state._metadata[""][name])
+        return type(default)(state._metadata[""][name])
     except (AttributeError, KeyError, TypeError, ValueError):
         return default
