@@ -510,6 +510,7 @@ def report():
     rows = [[name, *(row.get(key, "") for key in columns)]
             for name, row in results("benchmark").items()]
     blocks["benchmark"] = table(["", *columns], rows)
+    blocks |= show_records("photos", results("photos"))
     for path in filter(os.path.exists, ("report.md", "appendix.md")):
         text = Path(path).read_text(encoding="utf-8")
         text = re.sub(r"<!-- ([\w-]+) -->\n.*?<!-- end -->",

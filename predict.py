@@ -17,7 +17,7 @@ import sys
 from functools import partial
 
 # before torch: support/__init__.py says why
-from support import UserError, command_line, files, machine, pictures, sources
+from support import UserError, command_line, files, pictures, sources
 
 import torch
 import torch.nn.functional as F

@@ -8,7 +8,9 @@
     processes.py     torchrun: what several processes share
     machine.py       device, precision, memory and cores of this machine
     command_line.py  options, and errors in one line
-    figures.py       the pictures
+    figures.py       the pictures of a training, and of predict.py
+    pictures.py      people's pictures: reading them, finding the strokes that are digits
+    drawing.py       a window to draw digits in
 
 The scripts import it before torch, for the settings at its end.
 """

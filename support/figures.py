@@ -110,7 +110,8 @@ def answers(shown, classes, path):
         for centre, text, value in zip(centres, classes, values):
             axis.text(4.15, centre, text, fontsize=7, ha="right", va="center")
             if value >= 0.001:
-                axis.text(4.25 + 2 * value, centre, f"{100 * value:.1f} %", fontsize=7, va="center")
+                text = f"{100 * value:.1f} %"
+                axis.text(4.25 + 2 * value, centre, text, fontsize=7, va="center")
     axis.set(xlim=(0, 7), ylim=(0.4 + 1.5 * len(rows), 0))
     figure.text(0.24, 1 - 0.2 / figure.get_figheight(), "as the network is given it", fontsize=8)
     figure.text(0.6, 1 - 0.2 / figure.get_figheight(), "its probabilities", fontsize=8)

@@ -172,7 +172,7 @@ def draw_steps(path):
     image = pictures.read(photo(digit, "shadow", np.random.default_rng(2)))
     strokes = pictures.ink(pictures.tensor(image))
     part = max(pictures.parts(strokes), key=lambda part: part.height)
-    steps = [("photo", np.asarray(image)), ("ink: what is darker\nthan the ground about it", strokes),
+    steps = [("photo", np.asarray(image)), ("ink: what is darker\nthan the ground", strokes),
              ("its connected part", strokes * part.mask),
              ("trimmed", (strokes * part.mask)[part.top:part.bottom, part.left:part.right]),
              ("20x20, laid into 28x28\nby its centre of mass", predict.to_mnist(image)[0, 0])]

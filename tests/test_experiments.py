@@ -111,7 +111,7 @@ def test_the_report_is_what_results_and_network_give(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     experiments.report()
     assert {name: Path(name).read_text("utf-8") for name in PAGES} == PAGES
-    assert {*os.listdir("figures"), "predictions.png"} == FIGURES
+    assert {*os.listdir("figures"), "predictions.png", "photo.png"} == FIGURES
     for name in os.listdir("figures"):
         old, new = (matplotlib.image.imread(root / "figures" / name) for root in (ROOT, tmp_path))
         change = torch.from_numpy(old - new).abs().mean(-1)[None]
@@ -126,5 +126,5 @@ def test_every_file_that_is_named_exists_and_every_figure_is_used():
     named = {"".join(pair) for pair in pairs}
     assert {f"figures/{name}" for name in FIGURES} <= named
     assert all((ROOT / name).exists() for name in named)
-    results = {*experiments.STUDIES, "benchmark", "benchmark_float32"}
+    results = {*experiments.STUDIES, "benchmark", "benchmark_float32", "photos"}
     assert results == {path.stem for path in (ROOT / "results").iterdir()}

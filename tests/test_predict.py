@@ -60,13 +60,13 @@ def test_mnists_images_from_files_get_the_answers_of_evaluate(mnist, network, tm
 
 @pytest.mark.parametrize("kind", photos.KINDS)
 def test_photos_of_each_kind_are_read(mnist, network, kind):
-    """97 % of all, by `python experiments.py photos`; the least that 25 of a kind give is 23."""
+    """Of 77 of each kind 97 to 100 % are (results/photos.json)."""
     chance = np.random.default_rng(photos.KINDS.index(kind))
     right = 0
     for index in chance.integers(0, 10_000, 25):
         photo = photos.photo(mnist[1].images[index, 0].numpy(), kind, chance)
         right += read(network, photo) == str(mnist[1].labels[index].item())
-    assert right >= 22
+    assert right >= 23
 
 
 def test_the_form_is_mnists(mnist):
@@ -118,7 +118,7 @@ def test_garments_are_trimmed_and_turned_to_bright_on_black(fashion):
     """What a garment's picture was before Fashion-MNIST's makers made it 28x28, as far as that
     can be undone: larger, off centre, on a bright or a dark ground."""
     garment = fashion[1].images[0, 0]
-    inside = garment[garment.any(1)][:, garment.any(0)]
+    inside = garment[(garment > 0).any(1)][:, (garment > 0).any(0)]
     made = np.kron(inside.numpy(), np.ones((8, 8), np.uint8))
     for ground, values in ((230, 230 - made // 2), (20, 20 + made // 2)):
         picture = np.full((400, 500), ground, np.uint8)
