@@ -6,11 +6,13 @@
     python predict.py --draw                                 # a window to draw digits in
 
 A network knows only what it was trained on, so a picture is first made like that: `to_mnist`,
-`to_fashion_mnist`, `to_cifar10`. Prints a line for each picture, from left to right if it holds
-several digits, and saves predictions.png: the pictures, what the network was given, its answers.
+`to_fashion_mnist`, `to_cifar10`. Leave a margin; digits stand in one row, garments on a plain
+ground. Prints a line for each picture, with the second guess in brackets,
 
     photo.jpg: 7 - seven 99.8 % (2 - two 0.1 %)
-    scan.png: 42: 4 - four 99.9 % (9 - nine 0.1 %), 2 - two 98.0 % (7 - seven 1.2 %)
+    scan.png: 4?: 4 - four 99.9 % (9 - nine 0.1 %), not sure: 1 - one 55.0 % (7 - seven 44.1 %)
+
+and saves predictions.png: the pictures, what the network was given, its answers.
 """
 
 import sys
@@ -28,6 +30,7 @@ from model import MODELS, load_weights, network_of, resnet18
 from support.pictures import digits, edge, ink, read, tensor, widened
 
 SURE = 0.7  # a smaller probability is "not sure"
+SHOWN = 40  # the figure has the first so many answers
 
 # ------------------------------------------------------------------ pictures as the network's data
 
@@ -45,14 +48,16 @@ def to_mnist(picture):
     strokes = ink(picture)
     if strokes.max() < 0.1:
         raise UserError("nothing is drawn in it")
-    return torch.stack([centred(strokes * part.mask, part) for part in digits(strokes)])[:, None]
+    found = [(strokes * part.mask)[part.top:part.bottom, part.left:part.right]
+             for part in digits(strokes)]
+    return torch.stack([in_mnists_form(digit) for digit in found])[:, None]
 
 
 def is_mnists(picture):
-    """Whether a picture has the form that all 70,000 images of MNIST have."""
-    drawn = picture.nonzero()
-    if picture.shape != (28, 28) or not len(drawn):
+    """Whether a picture has the form that MNIST's images have."""
+    if picture.shape != (28, 28) or not picture.any():
         return False
+    drawn = picture.nonzero()
     longest = (drawn.amax(0) - drawn.amin(0) + 1).max()
     return longest in (19, 20) and all(abs(c - 14) < 0.6 for c in centre_of_mass(picture))
 
@@ -64,13 +69,13 @@ def centre_of_mass(image):
             (columns * torch.arange(len(columns))).sum().item() / columns.sum().item())
 
 
-def centred(strokes, part):
-    """A digit in MNIST's form, float [28, 28]; strokes: its ink, float [H, W]."""
-    strokes = strokes[part.top:part.bottom, part.left:part.right]
-    strokes = resized(strokes / strokes.max(), 100)
+def in_mnists_form(strokes):
+    """One digit, float [28, 28]; strokes: its ink and nothing about it, float [H, W]."""
+    strokes = resized(strokes, 100)
+    strokes = strokes / strokes.max()
     mask = F.pad(strokes, [1] * 4) > 0.3
     outline = mask & (widened((~mask).float(), 3) > 0)
-    width = 2 * mask.sum() / outline.sum()
+    width = 2 * mask.sum() / outline.sum()  # of a stroke: area over half the outline
     thicker = max(0, round((12 - width.item()) / 2))  # a thin pen's stroke would vanish
     digit = resized(widened(F.pad(strokes, [thicker] * 4), 2 * thicker + 1), 20)
     row, column = centre_of_mass(digit)
@@ -84,32 +89,34 @@ def resized(image, side):
 
 
 def laid(image, top, left):
-    """An image in [0, 1] laid into a black one of 28x28, as near to (top, left) as it fits."""
+    """An image laid into a black one of 28x28, as near to (top, left) as it fits."""
     height, width = image.shape
     top, left = min(max(top, 0), 28 - height), min(max(left, 0), 28 - width)
-    return F.pad(image.clamp(0, 1), [left, 28 - left - width, top, 28 - top - height])
+    return F.pad(image, [left, 28 - left - width, top, 28 - top - height])
 
 
 def to_fashion_mnist(picture):
     """The garment in a picture as Fashion-MNIST has it: float [1, 1, 28, 28].
 
     Trimmed, the longer side 28 pixels, in the middle, bright on black (Xiao, Rasul and Vollgraf
-    2017, arXiv:1708.07747, section 2). The ground must be plain. Raises UserError.
+    2017, arXiv:1708.07747, section 2). The ground must be plain. What is 28x28 on black stays as
+    it is. Raises UserError.
     """
-    colour = tensor(read(picture, "RGB"))
+    image = read(picture, "RGB")
+    colour, grey = tensor(image), tensor(image.convert("L"))
     ground = edge(colour).median(dim=-1).values
+    if grey.shape == (28, 28) and not ground.any():
+        return grey[None, None]
     garment = (colour - ground[:, None, None]).abs().amax(0) > 0.1
     rows = (garment.float().mean(1) > 0.01).nonzero()[:, 0]
     columns = (garment.float().mean(0) > 0.01).nonzero()[:, 0]
     if not len(rows) or not len(columns):
         raise UserError("nothing is in it but its ground")
-    weights = torch.tensor([0.299, 0.587, 0.114])  # of red, green and blue in grey
-    grey, ground = torch.tensordot(weights, colour, 1), weights @ ground
-    bright = (ground - grey if ground > 0.5 else grey - ground).clamp(min=0) * garment
-    image = resized(bright[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1], 28)
-    height, width = image.shape
-    image = image / image.max().clamp(min=1e-9)
-    return laid(image, (28 - height) // 2, (28 - width) // 2)[None, None]
+    bright = (grey - edge(grey).median()).abs() * garment
+    bright = resized(bright[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1], 28)
+    height, width = bright.shape
+    bright = bright / bright.max().clamp(min=1e-9)
+    return laid(bright, (28 - height) // 2, (28 - width) // 2)[None, None]
 
 
 def to_cifar10(picture):
@@ -130,16 +137,17 @@ FORMS = {"mnist": (to_mnist, sources.MNIST.classes),
 
 
 class Network:
-    """The network in a model file, of any of the scripts. Raises UserError.
+    """The network in a model file of this project. Raises UserError.
 
-    classes: the names of what it tells apart; form(picture): makes its images, float [N, C, H, W].
+    classes: the names of what it tells apart.
+    form(picture): makes its images, float [N, C, H, W], of a path or a PIL image.
     """
 
     def __init__(self, path="model.pth"):
-        usual = {"cnn": "mnist", "lenet5": "cifar10", "resnet18": "fashion-mnist"}
+        defaults = {"cnn": "mnist", "lenet5": "cifar10", "resnet18": "fashion-mnist"}
         name = network_of(files.read_weights(path))
         if name is None:
-            raise UserError(f"{path}: a model of none of the networks {', '.join(usual)}")
+            raise UserError(f"{path}: a model of none of the networks {', '.join(defaults)}")
         self.model = resnet18() if name == "resnet18" else MODELS[name][0]()
         state = load_weights(self.model, path)
         if name == "resnet18":
@@ -148,8 +156,8 @@ class Network:
             self.prepare = partial(fashion_mnist.prepare, size=size)
         else:
             self.prepare = preprocess_for(*MODELS[name][1:])
-        dataset = files.note_in(state, "dataset", usual[name])
-        self.form, self.classes = FORMS.get(dataset, FORMS[usual[name]])
+        default = FORMS[defaults[name]]
+        self.form, self.classes = FORMS.get(files.note_in(state, "dataset", ""), default)
 
     def probabilities(self, images):
         """Float [N, 10] of images as `form` makes them."""
@@ -202,26 +210,38 @@ def main():
     args = parse_arguments()
     network = Network(args.model)
     if args.draw:
+        if network.form is not to_mnist:
+            raise UserError(f"--draw is for digits; {args.model} is of another kind")
         from support import drawing  # here, for a window takes a while
-        return drawing.window(network.form, network.probabilities, network.classes)
+        return drawing.open_window(network)
     files.check_can_write(args.output, 1_000_000)
-    shown, mistakes = [], 0
-    for path in pictures.paths(args.pictures):
+    shown, failed = [], []
+
+    def attempt(act, name):
         try:
-            image = read(path, "RGB")
-            images = network.form(image)
-            probabilities = network.probabilities(images)
-            print(f"{path}: {sentence(probabilities, network.classes)}")
-            shown.append((path, image, images, probabilities))
+            return act(name)
         except UserError as error:
-            mistakes += 1
-            print(f"predict.py: {path}: {error}", file=sys.stderr)
+            failed.append(name)
+            print(f"predict.py: {name}: {error}", file=sys.stderr)
+
+    for name in args.pictures:
+        for path in attempt(pictures.paths, name) or []:
+            if answer := attempt(partial(look, network), path):
+                print(f"{path}: {sentence(answer[-1], network.classes)}")
+                shown = [*shown, (path, *answer)][:SHOWN]
     if shown:
         from support import figures  # here, for matplotlib takes a while
-        figures.answers(shown[:40], network.classes, args.output)
+        figures.answers(shown, network.classes, args.output, SHOWN)
         print(f"figure: {args.output}")
-    if mistakes:
+    if failed:
         sys.exit(2)
+
+
+def look(network, path):
+    """(picture, images, probabilities) of a path. Raises UserError."""
+    picture = read(path, "RGB")
+    images = network.form(picture)
+    return picture, images, network.probabilities(images)
 
 
 if __name__ == "__main__":

@@ -28,15 +28,12 @@ class Paper:
 
 
 class Window:
-    """A figure to draw in, with what the network is given and its probabilities beside it.
-
-    form(picture): images [N, 1, 28, 28] of the digits in it; probabilities(images): [N, 10].
+    """A figure to draw in, with what a predict.Network is given and its probabilities beside it.
     """
 
-    def __init__(self, figure, form, probabilities, classes):
-        self.figure, self.form, self.probabilities, self.classes = (figure, form, probabilities,
-                                                                    classes)
-        self.paper, self.drawing, self.seen = Paper(), False, 0.0
+    def __init__(self, figure, network):
+        self.figure, self.network = figure, network
+        self.paper, self.drawing, self.shown_at = Paper(), False, 0.0
         self.left, self.middle, self.right = figure.subplots(1, 3)
         for name, act in (("button_press_event", self.press), ("key_press_event", self.key),
                           ("motion_notify_event", self.move),
@@ -51,9 +48,10 @@ class Window:
             self.show()
 
     def move(self, event):
-        if self.drawing and event.inaxes is self.left:
+        self.drawing = self.drawing and event.inaxes is self.left
+        if self.drawing:
             self.paper.strokes[-1].append((event.xdata, event.ydata))
-            if time.perf_counter() - self.seen > 0.05:  # else it falls behind the pen
+            if time.perf_counter() - self.shown_at > 0.05:  # else it falls behind the pen
                 self.show()
 
     def release(self, event):
@@ -61,6 +59,7 @@ class Window:
         self.show()
 
     def key(self, event):
+        self.drawing = False
         if event.key == "c":
             self.paper.strokes.clear()
         elif event.key == "z" and self.paper.strokes:
@@ -71,8 +70,9 @@ class Window:
         image = self.paper.image()
         given, rows = np.zeros((28, 28)), np.zeros((1, 10))
         try:
-            images = self.form(image)
-            given, rows = np.hstack(images[:, 0].numpy()), self.probabilities(images).numpy()
+            images = self.network.form(image)
+            rows = self.network.probabilities(images).numpy()
+            given = np.hstack(images[:, 0].numpy())
         except UserError:  # nothing is drawn yet
             pass
         for axis in (self.left, self.middle, self.right):
@@ -84,12 +84,12 @@ class Window:
         self.right.barh(range(10), rows[-1])
         self.right.set(title="".join(str(row.argmax()) for row in rows if row.any()),
                        xlim=(0, 1), ylim=(9.5, -0.5), xlabel="probability (of the last digit)",
-                       yticks=range(10), yticklabels=self.classes)
+                       yticks=range(10), yticklabels=self.network.classes)
         self.figure.canvas.draw_idle()
-        self.seen = time.perf_counter()
+        self.shown_at = time.perf_counter()
 
 
-def window(form, probabilities, classes):
+def open_window(network):
     """Open a Window and wait until it is closed. Raises UserError where there can be none."""
     import matplotlib
     for name in list(matplotlib.rcParams):  # "c" would go back to an earlier view
@@ -104,6 +104,6 @@ def window(form, probabilities, classes):
         pyplot.close(figure)
         raise UserError("--draw needs a window; there is no display, or matplotlib's backend "
                         f"{matplotlib.get_backend()} opens none")
-    shown = Window(figure, form, probabilities, classes)  # kept: its events refer to it weakly
+    window = Window(figure, network)  # named, for its events refer to it weakly
     pyplot.show(block=True)
-    return shown
+    del window

@@ -91,11 +91,11 @@ def mistakes(worst, dataset):
     return images(dataset.images[[index for index, _, _ in worst]], titles, 8, heading)
 
 
-def answers(shown, classes, path):
-    """The figure of predict.py: a row for each (name, picture, images, probabilities)."""
-    rows = [(name if first else "", picture if first else None, image, values.tolist())
+def answers(shown, classes, path, most):
+    """The figure of predict.py: a row for each image of (name, picture, images, probabilities)."""
+    rows = [(name if i == 0 else "", picture if i == 0 else None, image, values.tolist())
             for name, picture, images, probabilities in shown
-            for first, image, values in zip([True] + [False] * len(images), images, probabilities)]
+            for i, (image, values) in enumerate(zip(images, probabilities))][:most]
     figure = Figure(figsize=(7, 0.4 + 1.5 * len(rows)))
     axis = figure.add_axes((0, 0, 1, 1))
     axis.axis("off")
@@ -107,19 +107,19 @@ def answers(shown, classes, path):
                     extent=(1.7, 2.9, top + 1.2, top))
         centres = [top + 0.06 + 0.12 * i for i in range(10)]
         axis.barh(centres, [2 * value for value in values], 0.1, left=4.2, color=BLUE)
-        for centre, text, value in zip(centres, classes, values):
-            axis.text(4.15, centre, text, fontsize=7, ha="right", va="center")
+        for centre, name, value in zip(centres, classes, values):
+            axis.text(4.15, centre, name, fontsize=7, ha="right", va="center")
             if value >= 0.001:
-                text = f"{100 * value:.1f} %"
-                axis.text(4.25 + 2 * value, centre, text, fontsize=7, va="center")
+                axis.text(4.25 + 2 * value, centre, f"{100 * value:.1f} %", fontsize=7,
+                          va="center")
     axis.set(xlim=(0, 7), ylim=(0.4 + 1.5 * len(rows), 0))
     figure.text(0.24, 1 - 0.2 / figure.get_figheight(), "as the network is given it", fontsize=8)
     figure.text(0.6, 1 - 0.2 / figure.get_figheight(), "its probabilities", fontsize=8)
     figure.savefig(path, dpi=120)
 
 
-def fitted(width, height, left, top, side=1.2):
-    """The extent of an image of that size, in the middle of a square."""
-    scale = side / max(width, height)
-    x, y = (side - scale * width) / 2 + left, (side - scale * height) / 2 + top
+def fitted(width, height, left, top):
+    """imshow's extent of an image of that size, in the middle of a square of 1.2 inches."""
+    scale = 1.2 / max(width, height)
+    x, y = (1.2 - scale * width) / 2 + left, (1.2 - scale * height) / 2 + top
     return x, x + scale * width, y + scale * height, y

@@ -16,34 +16,34 @@ SIDE = 400  # pixels; larger pictures are made smaller
 # ------------------------------------------------------------------ any format, the right way up
 
 
-def paths(names):
-    """The files of that name, and of each folder the pictures in it, sorted."""
-    for name in names:
-        found = [name]
-        if os.path.isdir(name):
-            endings = {ending for ending, kind in Image.registered_extensions().items()
-                       if kind in Image.OPEN}
-            found = sorted(os.path.join(name, file) for file in os.listdir(name)
-                           if os.path.splitext(file)[1].lower() in endings) or [name]
-        yield from found
+def paths(name):
+    """[name], or of a folder the pictures in it, sorted. Raises UserError where there are none."""
+    if not os.path.isdir(name):
+        return [name]
+    endings = {ending for ending, kind in Image.registered_extensions().items()
+               if kind in Image.OPEN}
+    try:
+        found = sorted(os.path.join(name, file) for file in os.listdir(name)
+                       if os.path.splitext(file)[1].lower() in endings)
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}") from None
+    if not found:
+        raise UserError("no pictures that Pillow reads in this folder")
+    return found
 
 
 def read(picture, mode="L"):
     """A PIL image of `mode`, "L" or "RGB", at most SIDE wide and high, of a path or a PIL image.
 
-    Strokes on nothing are laid on white if they are dark, else on black. Raises UserError.
+    Transparent pictures are laid on white if they are dark, else on black. Raises UserError.
     """
-    if isinstance(picture, Image.Image):
-        return upright(picture, mode)
-    if not os.path.exists(picture):
-        raise UserError("there is no such file")
-    if os.path.isdir(picture):
-        raise UserError("no pictures in this folder")
     try:
-        with warnings.catch_warnings():
+        if isinstance(picture, Image.Image):
+            return prepared(picture, mode)
+        with warnings.catch_warnings(), Image.open(picture) as image:
             warnings.simplefilter("ignore")  # of large pictures; too large ones are refused
-            with Image.open(picture) as image:
-                return upright(image, mode)
+            image.draft(mode, (SIDE, SIDE))  # a JPEG is decoded at a half, a quarter, an eighth
+            return prepared(image, mode)
     except Image.UnidentifiedImageError:
         raise UserError("not a picture that Pillow reads") from None
     except Exception as error:  # Pillow raises nearly anything on damaged files
@@ -53,12 +53,12 @@ def read(picture, mode="L"):
         raise UserError(f"cannot be read: {reason}") from None
 
 
-def upright(image, mode):
-    image.draft(mode, (SIDE, SIDE))  # a JPEG is decoded at a half, a quarter or an eighth
+def prepared(image, mode):
+    """The right way up, not too large, 8 bits a colour, on a ground."""
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # 16 bits and more: from black to the brightest there is
-        pixels = np.asarray(image, np.float32)
-        image = Image.fromarray(np.uint8(255 * pixels.clip(0) / max(pixels.max(), 1e-9)))
+        pixels = np.nan_to_num(np.asarray(image, np.float32), posinf=0).clip(0)
+        image = Image.fromarray(np.uint8(255 * pixels / max(pixels.max(), 1e-9)))
     image = image.convert("RGBA" if image.has_transparency_data else mode)
     image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
     return on_ground(image).convert(mode)
@@ -84,26 +84,33 @@ def tensor(image):
 
 
 def ink(picture):
-    """How much light the strokes take from a bright ground, or add to a dark one.
+    """What share of a bright ground's light strokes take away, or what they add to a dark ground.
 
     picture: float [H, W] in [0, 1], and so is what is returned.
     """
     window = max(picture.shape) // 3 | 1  # wider than a stroke
-    light = (picture + 0.05).log()  # a shadow takes away a share of the light
+    light = (picture + 0.05).log()  # so that half the light is as far everywhere
     if outer(light).mean() < (light.min() + light.max()) / 2:
-        strokes = picture - widened(-widened(-picture, window), window)
+        strokes = picture - opened(picture, window)
     else:
-        ground = -widened(-widened(picture, window), window)  # no strokes, but its shadows
-        strokes = 1 - picture / ground.clamp(min=0.05)
-    return without_lines(strokes)
+        ground = -opened(-picture, window)  # without strokes, but with its shadows
+        strokes = (ground - picture) / ground.clamp(min=0.05)
+    return without_lines(strokes - strokes.median())  # most is ground, with its noise
 
 
 def without_lines(strokes):
-    """Strokes [H, W] without the lines that go from one side of the picture to the other."""
+    """Strokes [H, W] without thin lines that go from one side of the picture to the other."""
     near = max(strokes.shape) // 100 * 2 + 1  # they may be a little slanted
     across = widened(strokes, near, 1).quantile(0.05, dim=1, keepdim=True)
     down = widened(strokes, 1, near).quantile(0.05, dim=0, keepdim=True)
+    across = across - opened(across, 2 * near + 1, 1)  # a bar of the digit's is wider
+    down = down - opened(down, 1, 2 * near + 1)
     return (strokes - torch.maximum(across, down)).clamp(min=0)
+
+
+def opened(picture, height, width=None):
+    """[H, W] without what is bright and narrower than a window: a morphological opening."""
+    return widened(-widened(-picture, height, width), height, width)
 
 
 def outer(picture):
@@ -149,16 +156,21 @@ class Part(NamedTuple):
     def height(self):
         return self.bottom - self.top
 
+    def overlaps(self, other):
+        """Whether they share more than half the columns of the narrower one."""
+        shared = min(self.right, other.right) - max(self.left, other.left)
+        return 2 * shared > min(self.right - self.left, other.right - other.left)
+
     def frames(self, other):
         return (self.top < other.top and self.bottom > other.bottom and self.left < other.left
                 and self.right > other.right and other.height > 0.25 * self.height)
 
 
 def digits(strokes):
-    """The digits in the ink [H, W] of a picture, from left to right: Parts."""
+    """The digits in the ink [H, W] of a picture, one row of them, from left to right: Parts."""
     found = []
     for part in sorted(parts(strokes), key=lambda part: part.left):
-        if found and part.left < found[-1].right:  # one above the other: of one digit
+        if found and part.overlaps(found[-1]):  # one above the other: of one digit
             part = Part.of(part.mask | found.pop().mask)
         found.append(part)
     tallest = max(part.height for part in found)
@@ -180,23 +192,27 @@ def parts(strokes):
 def otsu(values):
     """The threshold that parts values in [0, 1] best in two (Otsu 1979)."""
     share = torch.histc(values, 256, 0, 1) / values.numel()
-    levels = torch.linspace(0, 1, 256)
+    levels = torch.arange(1, 257) / 256
     below, mean = share.cumsum(0), (share * levels).cumsum(0)
     between = (mean[-1] * below - mean) ** 2 / (below * (1 - below)).clamp(min=1e-9)
     return levels[between.argmax()]
 
 
 def connected(mask):
-    """Number the connected parts of a bool mask [H, W]: int64 [H, W], 0 where it is False."""
+    """Number the connected parts of a bool mask [H, W]: int64 [H, W], 0 where it is False.
+
+    Each pixel begins with a number of its own. Pixels that touch take the smaller one, until
+    nothing changes.
+    """
     count = mask.numel()
-    number = F.pad(torch.arange(1, count + 1).view(mask.shape) * mask, [1] * 4)
-    neighbours = [number.roll(step, (0, 1)) for step in ((0, 1), (1, 0), (1, 1), (1, -1))]
-    pairs = torch.cat([torch.stack([number, other]).flatten(1) for other in neighbours], 1)
+    own = F.pad(torch.arange(1, count + 1).view(mask.shape) * mask, [1] * 4)  # a rim for `roll`
+    shifted = [own.roll(step, (0, 1)) for step in ((0, 1), (1, 0), (1, 1), (1, -1))]
+    pairs = torch.cat([torch.stack([own, neighbour]).flatten(1) for neighbour in shifted], 1)
     one, other = pairs[:, (pairs > 0).all(0)]
-    parent = torch.arange(count + 1)
-    while (parent[one] != parent[other]).any():  # pixels that touch are to have the same
-        lower = torch.minimum(parent[one], parent[other])
+    number = torch.arange(count + 1)
+    while (number[one] != number[other]).any():
+        lower = torch.minimum(number[one], number[other])
         for pixels in (one, other):
-            parent.scatter_reduce_(0, parent[pixels], lower, "amin")
-        parent = parent[parent]
-    return parent[number[1:-1, 1:-1]]
+            number.scatter_reduce_(0, number[pixels], lower, "amin")
+        number = number[number]
+    return number[own[1:-1, 1:-1]]

@@ -1,9 +1,8 @@
 """Pictures such as people take of their digits, made from MNIST's test set, and how predict.py
 reads them.
 
-    python tests/photos.py                      # 77 photos of each kind
-    python tests/photos.py FOLDER [--model M]   # FOLDER/index.csv has a line for each picture:
-                                                # file,label,kind
+    python tests/photos.py           # 77 photos of each of 13 kinds, 1,001 in all
+    python tests/photos.py FOLDER    # other people's: FOLDER/index.csv has their file, label, kind
 
 Writes results/photos.json, which `python experiments.py report` puts into the appendix, and
 figures/photo.png.
@@ -33,7 +32,7 @@ KINDS = ("size", "on black", "gradient", "shadow", "noise", "jpeg", "turned", "c
 
 
 def photo(digit, kind, chance):
-    """A PIL image of an MNIST digit, uint8 array [28, 28]; chance: a numpy Generator."""
+    """A photo, a PIL image, of an MNIST digit, uint8 [28, 28]; chance: a numpy Generator."""
     side = int(chance.integers(28, 2001) if kind == "size" else chance.integers(80, 400))
     share = chance.uniform(0.3, 0.5) if kind == "corner" else chance.uniform(0.5, 0.95)
     strokes = placed(thinned(digit) if kind == "thin" else Image.fromarray(digit), side,
@@ -54,9 +53,8 @@ def photo(digit, kind, chance):
     if kind == "ruled":
         ground = ruled(ground, chance)
     alpha = np.asarray(strokes) / 255
-    image = ground * (1 - alpha) + np.minimum(ground, pen) * alpha
-    if kind == "on black":
-        image = ground * (1 - alpha) + pen * alpha
+    strokes = pen if kind == "on black" else np.minimum(ground, pen)
+    image = ground * (1 - alpha) + strokes * alpha
     if kind == "noise":
         image = image + chance.normal(0, 0.06, image.shape)
     image = image.clip(0, 1)
@@ -66,7 +64,7 @@ def photo(digit, kind, chance):
 
 
 def as_file(image, kind, chance):
-    """The picture as it comes from a file of its kind."""
+    """The picture in a frame, or as it comes from a JPEG file, if that is its kind."""
     if kind == "frame":
         inset = int(chance.integers(0, image.width // 40 + 1))
         box = (inset, inset, image.width - 1 - inset, image.height - 1 - inset)
@@ -83,8 +81,10 @@ def as_file(image, kind, chance):
 
 
 def placed(digit, side, size, chance):
-    """Grey strokes, the digit `size` high on a square of `side`; in the middle or anywhere."""
-    digit = digit.crop(digit.point(lambda value: value > 60 and 255).getbbox())
+    """Grey strokes on black: the digit, its longer side `size`, on a square of `side` pixels, in
+    the middle, or with `chance` anywhere.
+    """
+    digit = digit.crop(digit.point(lambda value: 255 * (value > 60)).getbbox())
     scale = size / max(digit.size)
     digit = digit.resize([max(1, round(scale * length)) for length in digit.size],
                          Image.Resampling.BICUBIC)
@@ -96,9 +96,9 @@ def placed(digit, side, size, chance):
 
 
 def thinned(digit):
-    """As with a ball pen: strokes half as wide, and narrower where that does not part them."""
+    """As with a thin pen: strokes eroded as far as they stay in one piece."""
     large = Image.fromarray(digit).resize((112, 112), Image.Resampling.BICUBIC)
-    large = large.point(lambda value: value > 100 and 255)
+    large = large.point(lambda value: 255 * (value > 100))
     while True:
         thinner = large.filter(ImageFilter.MinFilter(3))
         if pieces(thinner) != pieces(large):
@@ -125,14 +125,15 @@ def ruled(ground, chance):
 # ------------------------------------------------------------------ measuring
 
 
-def resized(picture):
+def whole_resized(picture):
     """What people do first: float [1, 1, 28, 28] in [0, 1]."""
     return pictures.tensor(pictures.read(picture).resize((28, 28)))[None, None]
 
 
 def measure(network, pairs):
-    """How many of the (picture, label) are read: as they are, inverted, and by predict.py."""
-    forms = {"resized": resized, "resized, inverted": lambda picture: 1 - resized(picture),
+    """How many of the (picture, label) are read: resized to 28x28, inverted too, by predict.py."""
+    forms = {"resized": whole_resized,
+             "resized, inverted": lambda picture: 1 - whole_resized(picture),
              "predict.py": network.form}
     found = {"pictures": 0} | dict.fromkeys(forms, 0)
     for picture, label in pairs:
@@ -153,17 +154,14 @@ def of_kind(kind, count=77):
         yield photo(testset.images[index, 0].numpy(), kind, chance), testset.labels[index].item()
 
 
-def other_peoples(folder, network):
-    """(name, [(path, label), ...]) of each kind and half of the people in index.csv."""
-    rows = list(csv.DictReader((folder / "index.csv").open()))
-    begin = "digits" if network.form is predict.to_mnist else "garments"
-    rows = [row | {"name": Path(row["file"]).name} for row in rows
-            if row["file"].startswith(begin)]
-    for kind in sorted({row["kind"] for row in rows}):
-        for half in (0, 1):
-            yield f"of other people: {kind}, half {half + 1}", [
-                (folder / row["file"], int(row["label"])) for row in rows
-                if row["kind"] == kind and int(row["name"][:3]) % 2 == half]
+def other_peoples(folder, begin):
+    """{kind: [(path, label), ...]} of the rows of index.csv whose file begins with `begin`."""
+    found = {}
+    for row in csv.DictReader((folder / "index.csv").open()):
+        if row["file"].startswith(begin):
+            pair = folder / row["file"], int(row["label"])
+            found.setdefault(f"of other people: {row['kind']}", []).append(pair)
+    return found
 
 
 def draw_steps(path):
@@ -187,13 +185,14 @@ def draw_steps(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("folder", nargs="?", help="of pictures, with index.csv")
-    parser.add_argument("--model", default="model.pth")
+    parser.add_argument("--only", default="", metavar="NAME", help="the files that begin so")
+    parser.add_argument("--model", default="model.pth", help="in this project's folder")
     args = parser.parse_args()
     folder = Path(args.folder or "").absolute()
-    os.chdir(ROOT)
+    os.chdir(ROOT)  # for data/ and results/
     network = predict.Network(args.model)
     if args.folder:
-        pairs = dict(other_peoples(folder, network))
+        pairs = other_peoples(folder, args.only)
     else:
         pairs = {f"made here: {kind}": of_kind(kind) for kind in KINDS}
         draw_steps("figures/photo.png")
