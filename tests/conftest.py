@@ -17,6 +17,8 @@ import scripts  # noqa: F401: it sets what the fork server imports
 from dataset import load_cifar10, load_fashion_mnist, load_mnist
 from support import command_line
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as for a job in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 forkserver.ensure_running()  # now, while the current folder is the one to import from
 
 DATA = os.path.abspath("data")
