@@ -92,18 +92,16 @@ class Window:
 def open_window(network):
     """Open a Window and wait until it is closed. Raises UserError where there can be none."""
     import matplotlib
-    for name in list(matplotlib.rcParams):  # "c" would go back to an earlier view
-        if name.startswith("keymap."):
-            matplotlib.rcParams[name] = []
-    try:
-        from matplotlib import pyplot
-        figure = pyplot.figure(figsize=(10, 4), layout="constrained")
-    except ImportError as error:
-        raise UserError(f"--draw: no window can be opened: {error}") from None
-    if figure.canvas.required_interactive_framework is None:
-        pyplot.close(figure)
-        raise UserError("--draw needs a window; there is no display, or matplotlib's backend "
-                        f"{matplotlib.get_backend()} opens none")
-    window = Window(figure, network)  # named, for its events refer to it weakly
-    pyplot.show(block=True)
-    del window
+    keys = {name: [] for name in matplotlib.rcParams if name.startswith("keymap.")}
+    with matplotlib.rc_context(keys):  # "c" would go back to an earlier view
+        try:
+            from matplotlib import pyplot
+            figure = pyplot.figure(figsize=(10, 4), layout="constrained")
+        except ImportError as error:
+            raise UserError(f"--draw: no window can be opened: {error}") from None
+        if figure.canvas.required_interactive_framework is None:
+            pyplot.close(figure)
+            raise UserError("--draw needs a window; there is no display, or matplotlib's backend "
+                            f"{matplotlib.get_backend()} opens none")
+        figure.window = Window(figure, network)  # kept with it, for its events refer to it weakly
+        pyplot.show(block=True)
