@@ -33,6 +33,7 @@ from tqdm import tqdm
 from dataset import (Augment, ImageDataset, load_cifar10, load_fashion_mnist, load_mnist,
                      preprocess_for)
 from model import MODELS, load_weights
+from support.convolution import FasterGradients
 from support.progress import Progress
 
 DATASETS = {"mnist": load_mnist, "fashion-mnist": load_fashion_mnist, "cifar10": load_cifar10}
@@ -212,7 +213,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
             images, labels = to_input(images[mine], prepare_now), labels[mine]
 
             optimizer.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            with FasterGradients(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 loss = loss_fn(network(images), labels) * weight
             loss.backward()
             optimizer.step()

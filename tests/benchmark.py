@@ -104,6 +104,7 @@ def course(network, size, steps):
 
 
 def ceiling(network, size, steps):
+    from support.convolution import FasterGradients  # here, for an earlier version has none
     model, optimizer, loss_fn, trainset, _ = set_up(network)
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # one mini-batch learned by heart has other activations
@@ -113,7 +114,7 @@ def ceiling(network, size, steps):
     forward = train.machine.faster(model)
     for step in range(steps + 1):
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=AUTOCAST):
+        with FasterGradients(), torch.autocast("cpu", torch.bfloat16, enabled=AUTOCAST):
             loss = loss_fn(forward(images), labels)
         loss.backward()
         optimizer.step()

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -20,7 +21,7 @@ import fashion_mnist
 import support
 import train
 from model import cnn, lenet5, load_weights, resnet18
-from support import UserError, figures, files, machine, processes
+from support import UserError, convolution, figures, files, machine, processes
 
 
 def raising(error):
@@ -237,6 +238,32 @@ def test_a_faster_network_gives_the_same_to_the_last_bit():
     block = nn.TransformerEncoderLayer(8, 2)  # no Sequential: what is in it is its own
     assert list(machine.faster(nn.Sequential(block)))[0] is block
     assert machine.faster(block) is block
+
+
+@pytest.mark.parametrize("size, layer, used", [
+    ((5, 5), nn.Conv2d(3, 64, 3, padding=1, bias=False), True),
+    ((8, 6), nn.Conv2d(3, 64, (3, 2), stride=(2, 1), padding=(1, 0), bias=False), True),
+    ((7, 7), nn.Conv2d(3, 64, 1, stride=2, bias=False), True),
+    ((9, 9), nn.Conv2d(3, 64, 3, bias=False), False),  # 81 positions
+    ((5, 5), nn.Conv2d(3, 64, 3), False),
+    ((5, 5), nn.Conv2d(3, 63, 3, groups=3, bias=False), False),
+    ((5, 5), nn.Conv2d(3, 64, 3, dilation=2, bias=False), False),
+    ((5, 5), nn.Conv2d(3, 64, 3, padding="same", bias=False), False)])
+def test_the_faster_gradients_of_a_convolution(size, layer, used, monkeypatch):
+    calls, apply = [], convolution.Convolution.apply
+    monkeypatch.setattr(convolution.Convolution, "apply", lambda *a: calls.append(a) or apply(*a))
+    layer, images = layer.double(), torch.randn(2, 3, *size).double().requires_grad_()
+    layer.zero_grad(), layer(images).sin().sum().backward()
+    expected = images.grad.clone(), layer.weight.grad.clone()
+    images.grad = layer.weight.grad = None
+    with convolution.FasterGradients():
+        layer(images).sin().sum().backward()
+        assert len(calls) == used
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(images)
+        F.conv2d(images, layer.weight.detach(), None, 2, 1, 1, layer.groups)  # with plain numbers
+    assert len(calls) == used and torch.allclose(images.grad, expected[0])
+    assert torch.allclose(layer.weight.grad, expected[1])
 
 
 def test_nothing_is_imported_that_is_not_needed(folder):
