@@ -128,7 +128,8 @@ def for_one_channel(weights, own):
         # off.
         scale, shift = STD / IMAGENET_STD, (MEAN - IMAGENET_MEAN) / IMAGENET_STD
         state["conv1.weight"] = (kernels * scale).sum(dim=1, keepdim=True)
-        state["bn1.running_mean"] = state["bn1.running_mean"] - (kernels * shift).sum((1, 2, 3))
+        mean = state.get("bn1.running_mean", own["bn1.running_mean"])
+        state["bn1.running_mean"] = mean - (kernels * shift).sum((1, 2, 3))
     for name in ("fc.weight", "fc.bias"):
         if name not in state or state[name].shape != own[name].shape:
             state[name] = own[name]

@@ -1,4 +1,4 @@
-"""A faster gradient of convolutions over small images, on a CPU in float32."""
+"""A faster gradient of convolutions over small images, on a CPU without bfloat16."""
 
 import torch
 import torch.nn.functional as F
@@ -7,28 +7,32 @@ from torch.overrides import TorchFunctionMode
 
 
 class FasterGradients(TorchFunctionMode):
-    """Inside `with FasterGradients():` nn.Conv2d has the gradient of `kernel_gradient` where that
-    is faster than PyTorch's, which is oneDNN's and goes over the whole kernel for each image.
+    """Inside `with FasterGradients():` an nn.Conv2d has the gradient of `kernel_gradient`, where
+    that is faster than PyTorch's. The convolution itself stays PyTorch's.
 
-    It is where an image has fewer positions than the kernel has outputs: in ResNet18 at 64x64
-    from the second stage on. tests/benchmark.py has the row "ResNet18 at 64, step".
+    PyTorch adds to the gradient of the whole kernel image by image. With 512 x 512 x 3 x 3 numbers
+    in it and 2x2 positions in an image, most of the time goes into moving that gradient through
+    memory. tests/benchmark.py measures both ("oneDNN" is PyTorch's).
     """
 
     def __torch_function__(self, function, types, arguments=(), options=None):
-        if function is F.conv2d and not options and gains(*arguments):
-            images, kernels, _, stride, padding = arguments[:5]
+        if function is F.conv2d and len(arguments) == 7 and gains(*arguments):
+            images, kernels, _, stride, padding, _, _ = arguments
             return Convolution.apply(images, kernels, stride, padding)
         return function(*arguments, **(options or {}))
 
 
-def gains(images, kernels, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    """Whether this call of F.conv2d is nn.Conv2d's, which has pairs of numbers, and gains."""
+def gains(images, kernels, bias, stride, padding, dilation, groups):
+    """Whether there are fewer positions in an image than outputs of the kernel.
+
+    Only for a call as nn.Conv2d makes it, with pairs of numbers; others stay PyTorch's.
+    """
     if not isinstance(stride, tuple) or not isinstance(padding, tuple):
         return False
-    if not images.is_cpu or torch.is_autocast_enabled("cpu"):
+    if images.dim() != 4 or not images.is_cpu or torch.is_autocast_enabled("cpu"):
         return False
-    positions = images[0, 0, ::stride[0], ::stride[1]].numel()
-    return positions < len(kernels) and (bias, dilation, groups) == (None, (1, 1), 1)
+    positions = images.shape[2] * images.shape[3] / (stride[0] * stride[1])
+    return positions < len(kernels) and bias is None and dilation == (1, 1) and groups == 1
 
 
 class Convolution(torch.autograd.Function):
@@ -41,7 +45,7 @@ class Convolution(torch.autograd.Function):
         return F.conv2d(images, kernels, None, stride, padding)
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable  # nothing in here needs a gradient of its own
     def backward(context, gradient):
         (images, kernels), of_images, of_kernels = context.saved_tensors, None, None
         if context.needs_input_grad[0]:

@@ -12,6 +12,7 @@ may run beside it. Steps are of mini-batches of 64, without augmentation.
     course     a plain loop: DataLoader, every image through PIL, float32, loss.item() every step
     ceiling    one mini-batch that stays where it is: no loading, no augmentation, no measuring
     1 thread   ours, with --threads 1
+    oneDNN     ours, with PyTorch's own gradients (support/convolution.py)
 """
 
 import json
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -42,6 +43,7 @@ from dataset import load_fashion_mnist, load_mnist
 from model import cnn, resnet18
 
 BATCH = 64
+WEIGHTS = "imagenet-resnet18.pth"  # for the row "to 90 %": any ResNet18's of ImageNet
 AUTOCAST = getattr(train, "machine", train).has_bfloat16()  # an earlier version has it in train
 
 # ------------------------------------------------------------------ measured in a child: rates
@@ -74,6 +76,11 @@ def ours(network, size, steps):
 
     fit(1)
     return steps / fit(steps)["reports"][-1]["seconds"]
+
+
+def onednn(network, size, steps):
+    train.FasterGradients = nullcontext
+    return ours(network, size, steps)
 
 
 def course_data(network, size, train_split=True):
@@ -143,6 +150,56 @@ def course_evaluation():
     return count / (time.perf_counter() - start)
 
 
+def held_out(weights, size):
+    """(ResNet18 with the weights of a file, training set, 1,000 validation images, `prepare`)."""
+    from support import files  # here, for an earlier version has none
+    torch.manual_seed(0)
+    trainset, validation = train.hold_out(load_fashion_mnist()[0], 1000)
+    prepare = partial(fashion_mnist.prepare, size=size)
+    model = resnet18(files.read_weights(weights))
+    return model.to(memory_format=torch.channels_last), trainset, validation, prepare
+
+
+def ours_to_90(weights, images):
+    """Seconds of fashion_mnist.py's training at 64x64, of so many images that it reaches 90 %."""
+    from dataset import Augment
+    model, trainset, validation, prepare = held_out(weights, 64)
+    optimizer, total = fashion_mnist.make_optimizer(model), -(-images // BATCH)
+    start = time.perf_counter()
+    reports = train.fit(model, trainset.subset(slice(images)), validation, optimizer,
+                        fashion_mnist.make_schedule(optimizer, [1] * total), 1,
+                        batch_size=BATCH, augment=Augment(flip=0.5), autocast=AUTOCAST,
+                        prepare=lambda images, step: prepare(images), report_images=1000,
+                        loss_fn=nn.CrossEntropyLoss(label_smoothing=0.1))["reports"]
+    assert reports[-1]["test_accuracy"] >= 0.9, reports
+    return time.perf_counter() - start
+
+
+def course_to_90(weights):
+    """Seconds of a plain loop at 224x224 to 90 %, looked at every 25 steps while the clock stands.
+    """
+    model, _, validation, prepare = held_out(weights, 224)
+    optimizer, seconds = optim.SGD(model.parameters(), lr=0.01, momentum=0.9), 0.0
+    data = course_data("resnet18", 224).dataset
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    data = torch.utils.data.Subset(data, order[1000:].tolist())  # without those of hold_out
+    start = time.perf_counter()
+    for step, (images, labels) in enumerate(
+            torch.utils.data.DataLoader(data, batch_size=BATCH, shuffle=True), 1):
+        optimizer.zero_grad()
+        loss = nn.CrossEntropyLoss()(model(prepare(images)), labels)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        if step % 25 == 0:
+            seconds += time.perf_counter() - start
+            reached = train.accuracy(model, validation, prepare)
+            print(f"step {step}, {seconds:.0f} s: {reached:.1%}", file=sys.stderr, flush=True)
+            if reached >= 0.9:
+                return seconds
+            start = time.perf_counter()
+
+
 # ------------------------------------------------------------------ measured from outside: seconds
 
 
@@ -172,9 +229,9 @@ def rows(old):
     """{name of a row: (unit, turns, {contestant: function that returns a figure})}."""
     both = {"ours": {}, "before": {"tree": old}}
 
-    def steps(network, size, count, turns):
-        return "steps a second", turns, {name: partial(child, name, network, size, count)
-                                         for name in ("ours", "course", "ceiling")}
+    def steps(network, size, count, turns, more=()):
+        return "steps a second", turns, {name: partial(child, name.lower(), network, size, count)
+                                         for name in ("ours", "course", "ceiling", *more)}
 
     def seconds(turns, *command, busy=0, one_thread=False):
         contestants = {name: partial(process, *command, busy=busy, **where)
@@ -197,8 +254,11 @@ def rows(old):
         "shared: 100 steps alone": seconds(1, *short, one_thread=True),
         "shared: beside one program": seconds(1, *short, busy=1, one_thread=True),
         "shared: beside two programs": seconds(1, *short, busy=2, one_thread=True),
-        "ResNet18 at 64, step": steps("resnet18", 64, 6, 2),
-        "ResNet18 at 224, step": steps("resnet18", 224, 2, 1)}
+        "ResNet18 to 90 %": ("seconds", 1, {
+            "ours": partial(child, "ours_to_90", WEIGHTS, 12800),
+            "course": partial(child, "course_to_90", WEIGHTS)}),
+        "ResNet18 at 64, step": steps("resnet18", 64, 6, 4, ["oneDNN"]),
+        "ResNet18 at 224, step": steps("resnet18", 224, 2, 2, ["oneDNN"])}
 
 
 def race(unit, turns, contestants):

@@ -44,7 +44,7 @@ def test_the_plan_gives_every_mini_batch_a_size():
                  "64:nan", "64:0,224:1", "64;0.8"):
         with pytest.raises(argparse.ArgumentTypeError, match="a size from 40 to 512"):
             script.parse_plan(text)
-    for text in (script.PLAN, "224", "48:0.5,40:0.5"):
+    for text in ("64:0.45,96:0.22,128:0.18,160:0.1,224:0.05", "224", "48:0.5,40:0.5"):
         plan = script.parse_plan(text)
         for total in (1, 2, 16, 100, 6566):
             sizes = script.sizes_of(plan, total)
