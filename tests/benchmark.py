@@ -43,7 +43,6 @@ from dataset import load_fashion_mnist, load_mnist
 from model import cnn, resnet18
 
 BATCH = 64
-WEIGHTS = "imagenet-resnet18.pth"  # for the row "to 90 %": any ResNet18's of ImageNet
 AUTOCAST = getattr(train, "machine", train).has_bfloat16()  # an earlier version has it in train
 
 # ------------------------------------------------------------------ measured in a child: rates
@@ -150,56 +149,6 @@ def course_evaluation():
     return count / (time.perf_counter() - start)
 
 
-def held_out(weights, size):
-    """(ResNet18 with the weights of a file, training set, 1,000 validation images, `prepare`)."""
-    from support import files  # here, for an earlier version has none
-    torch.manual_seed(0)
-    trainset, validation = train.hold_out(load_fashion_mnist()[0], 1000)
-    prepare = partial(fashion_mnist.prepare, size=size)
-    model = resnet18(files.read_weights(weights))
-    return model.to(memory_format=torch.channels_last), trainset, validation, prepare
-
-
-def ours_to_90(weights, images):
-    """Seconds of fashion_mnist.py's training at 64x64, of so many images that it reaches 90 %."""
-    from dataset import Augment
-    model, trainset, validation, prepare = held_out(weights, 64)
-    optimizer, total = fashion_mnist.make_optimizer(model), -(-images // BATCH)
-    start = time.perf_counter()
-    reports = train.fit(model, trainset.subset(slice(images)), validation, optimizer,
-                        fashion_mnist.make_schedule(optimizer, [1] * total), 1,
-                        batch_size=BATCH, augment=Augment(flip=0.5), autocast=AUTOCAST,
-                        prepare=lambda images, step: prepare(images), report_images=1000,
-                        loss_fn=nn.CrossEntropyLoss(label_smoothing=0.1))["reports"]
-    assert reports[-1]["test_accuracy"] >= 0.9, reports
-    return time.perf_counter() - start
-
-
-def course_to_90(weights):
-    """Seconds of a plain loop at 224x224 to 90 %, looked at every 25 steps while the clock stands.
-    """
-    model, _, validation, prepare = held_out(weights, 224)
-    optimizer, seconds = optim.SGD(model.parameters(), lr=0.01, momentum=0.9), 0.0
-    data = course_data("resnet18", 224).dataset
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-    data = torch.utils.data.Subset(data, order[1000:].tolist())  # without those of hold_out
-    start = time.perf_counter()
-    for step, (images, labels) in enumerate(
-            torch.utils.data.DataLoader(data, batch_size=BATCH, shuffle=True), 1):
-        optimizer.zero_grad()
-        loss = nn.CrossEntropyLoss()(model(prepare(images)), labels)
-        loss.backward()
-        optimizer.step()
-        loss.item()
-        if step % 25 == 0:
-            seconds += time.perf_counter() - start
-            reached = train.accuracy(model, validation, prepare)
-            print(f"step {step}, {seconds:.0f} s: {reached:.1%}", file=sys.stderr, flush=True)
-            if reached >= 0.9:
-                return seconds
-            start = time.perf_counter()
-
-
 # ------------------------------------------------------------------ measured from outside: seconds
 
 
@@ -254,9 +203,6 @@ def rows(old):
         "shared: 100 steps alone": seconds(1, *short, one_thread=True),
         "shared: beside one program": seconds(1, *short, busy=1, one_thread=True),
         "shared: beside two programs": seconds(1, *short, busy=2, one_thread=True),
-        "ResNet18 to 90 %": ("seconds", 1, {
-            "ours": partial(child, "ours_to_90", WEIGHTS, 12800),
-            "course": partial(child, "course_to_90", WEIGHTS)}),
         "ResNet18 at 64, step": steps("resnet18", 64, 6, 4, ["oneDNN"]),
         "ResNet18 at 224, step": steps("resnet18", 224, 2, 2, ["oneDNN"])}
 
