@@ -5,22 +5,20 @@
     python experiments.py report       # draws figures/ and fills in the tables of report.md
 
 What is recorded is not run again: a study that was stopped goes on where it was, and one whose
-file in results/ is removed is run anew. Held-out training images chose the settings; the test set
-chose none but train.py's learning rate for momentum, after a training of `optimizers` collapsed.
+file in results/ is removed is run anew. Held-out training images chose the settings, the test set
+none.
 """
 
-import itertools
+import importlib
+import inspect
 import json
 import math
-import multiprocessing
 import os
 import platform
-import random
 import re
-import runpy
 import subprocess
 import sys
-import tempfile
+import textwrap
 import time
 from argparse import Namespace
 from collections import Counter
@@ -36,12 +34,11 @@ from torch import nn
 import fashion_mnist
 import train
 from dataset import Augment, preprocess_for
-from model import MODELS, load_weights, resnet18
+from model import MODELS, cnn, layer_table, load_weights, resnet18
 from support import Diverged, UserError, command_line, figures, files, machine
 
 NETWORKS = MODELS | {"resnet18": (resnet18, 1, 28)}
 DEVICE = machine.pick_device("auto")
-FORK = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
 CPUINFO = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
 PROCESSOR = re.search(r"model name\s*: (.*)|$", CPUINFO)[1] or platform.processor()
 RECIPE = Augment(rotation=10, shift=1)  # how train.py augments MNIST
@@ -108,84 +105,18 @@ def script(*command):
             "mib": round(usage.ru_maxrss / unit), "output": lines, "reports": reports}
 
 
-def examine(path, dataset, network, **how):
+def examine(path, dataset, network):
     """What a model in this folder makes of the test set."""
-    testset = load(dataset, network)[1]
+    testset, prepare = load(dataset, network)[1], train.as_it_is
     model = NETWORKS[network][0]().to(DEVICE, memory_format=torch.channels_last)
-    load_weights(model, path)
-    logits = train.predict(model, testset, autocast=machine.has_bfloat16(DEVICE), **how)
+    state = load_weights(model, path)
+    if network == "resnet18":
+        size = files.note_in(state, "image_size", fashion_mnist.SIZE)
+        prepare = partial(fashion_mnist.prepare, size=size)
+    logits = train.predict(model, testset, prepare, machine.has_bfloat16(DEVICE))
     confusion = fashion_mnist.class_accuracy(logits.argmax(1), testset)[0]
     return {"confusion": confusion.tolist(),
             "mistakes": fashion_mnist.confident_mistakes(logits.softmax(1), testset, 24)}
-
-
-def killed(count, command):
-    """Kill trainings with SIGKILL at random moments, every second time waiting until a file is
-    half written, and resume them, until there were `count` kills.
-
-    Returns the kills, how many left a half-written file, the trainings that were killed, and how
-    many of these ended with the model file and the history, its times apart, of one that was not.
-    """
-    chance = random.Random(0)
-    result = {"kills": 0, "while_writing": 0, "trainings": 0, "as_never_killed": 0}
-    with tempfile.TemporaryDirectory() as root:
-        start = time.perf_counter()
-        whole, _ = train_until(math.inf, False, Path(root, "whole"), command)
-        duration = time.perf_counter() - start
-        for number in itertools.count():
-            if result["kills"] == count:
-                return result
-            before, outcome, folder = result["kills"], None, Path(root, str(number))
-            while not outcome:
-                wait = result["kills"] % 2 == 1
-                moment = chance.uniform(0, duration) if result["kills"] < count else math.inf
-                outcome, unfinished = train_until(moment, wait, folder, command)
-                result["kills"] += not outcome
-                result["while_writing"] += unfinished and not outcome
-            if result["kills"] > before:
-                result["trainings"] += 1
-                result["as_never_killed"] += outcome == whole
-
-
-def train_until(moment, wait, folder, command):
-    """Train in `folder`, or go on there, and kill that after `moment` seconds; with `wait` not
-    before one more unfinished file is there. Returns (outcome or None, whether one is there).
-    """
-    def unfinished():
-        return len(list(folder.glob("runs/*/*.tmp")))
-
-    folder.mkdir(exist_ok=True)
-    script, *options = f"{command} --device cpu --threads 1 --save model.pth".split()
-    options += ["--data", os.path.abspath("data")]
-    if [*folder.glob("runs/*/checkpoint.pt"), *folder.glob("runs/*/history.json")]:
-        options = ["--resume"]
-    start, before = time.perf_counter(), unfinished()
-    process = FORK.Process(target=become, args=(os.path.abspath(script), options, folder))
-    process.start()
-    try:
-        while process.is_alive():
-            late = time.perf_counter() - start > moment
-            if late and (not wait or unfinished() > before):
-                process.kill()
-            time.sleep(0.0002)
-    finally:
-        process.kill()  # who stops the study stops its training
-        process.join()
-    if process.exitcode == -9:
-        return None, unfinished() > before
-    if process.exitcode:
-        raise UserError(f"{command} ended with status {process.exitcode}")
-    history = files.read_json(*folder.glob("runs/*/history.json"))
-    reports = [report | {"seconds": None} for report in history["reports"]]
-    return (Path(folder, "model.pth").read_bytes(), history["losses"], reports), False
-
-
-def become(script, options, folder):
-    """What a fork of this process, which has imported torch already, does: run a script."""
-    os.chdir(folder)
-    sys.argv = [script, *options]
-    sys.stdout = open(os.devnull, "w")
-    runpy.run_path(script, run_name="__main__")
 
 
 # ------------------------------------------------------------------ statistics, tables, figures
@@ -222,10 +153,9 @@ def percent(values):
 
 
 def difference(values, others):
-    """For a table: mean difference of pairs of one seed, how many, whether it is significant."""
-    pairs = [values[seed] - others[seed] for seed in values if seed in others]
-    mean, half = interval(pairs)
-    return [f"{mean:+.2f} ± {half:.2f}", len(pairs), "yes" if abs(mean) > half else "no"]
+    """For a table: the mean difference of pairs of one seed; a star where it is significant."""
+    mean, half = interval([values[seed] - others[seed] for seed in values if seed in others])
+    return f"{mean:+.2f} ± {half:.2f}" + (" *" if abs(mean) > half else "")
 
 
 def table(header, rows):
@@ -237,15 +167,16 @@ def show_trainings(name, runs, base=None, **settings):
     """A table of all trainings; with settings of its axes a figure, mean and 95 % interval, where
     a KEY is the name of a line and an x. base(KEY): the KEY that one is compared with.
     """
-    header = ["training", "learned", "train accuracy (%)", "accuracy (%)", "seconds of seed 0"]
-    header += ["difference (points)", "pairs", "significant"] if base else []
+    header = ["training", "n", "train accuracy (%)", "accuracy (%)"]
+    header += ["difference (points)"] if base else []
     rows, lines = [], {}
     for key, count in Counter(run.split(" seed ")[0] for run in runs).items():
         train_accuracy, right = over_seeds(runs, key, "train_accuracy"), over_seeds(runs, key)
-        row = [key, f"{len(right)} of {count}", percent(train_accuracy.values()),
-               percent(right.values()), f"{runs[f'{key} seed 0']['seconds']:,.0f}"]
-        other = over_seeds(runs, base(key)) if base and base(key) != key else {}
-        rows.append(row + (difference(right, other) if other else [""] * (len(header) - 5)))
+        learned = count if len(right) == count else f"{len(right)} of {count}"
+        rows.append([key, learned, percent(train_accuracy.values()), percent(right.values())])
+        if base:
+            other = over_seeds(runs, base(key)) if base(key) != key else {}
+            rows[-1].append(difference(right, other) if other else "")
         label, _, x = key.rpartition(" ")
         if right:
             x = float(x) if x.isdigit() or "." in x else x
@@ -273,17 +204,17 @@ def show_records(name, runs):
 
 def show_optimizers(name, runs):
     figure, axis = figures.new()
-    for optimizer, (colour, look) in zip(BEST, LOOKS):
-        curves = torch.tensor(list(over_seeds(runs, optimizer, "curve").values()))
+    for (optimizer, lr), (colour, look) in zip(COMPARED, LOOKS):
+        curves = torch.tensor(list(over_seeds(runs, f"{optimizer} {lr}", "curve").values()))
         errors = 100 * (1 - curves[:, :, 1].mean(0))
         batches = range(50, 50 * len(errors) + 1, 50)
-        axis.semilogy(batches, errors.tolist(), look[1:], color=colour, label=optimizer)
+        axis.semilogy(batches, errors.tolist(), look[1:], color=colour, label=f"{optimizer} {lr}")
     ticks = (1, 2, 5, 10, 20, 50)
     axis.set(xlabel="mini-batches of 128 images", ylabel="error on 5,000 test images (%)",
              yticks=ticks, yticklabels=ticks)
     axis.legend()
     figure.savefig(f"figures/{name}.png")
-    return show_trainings(name, runs, base=lambda key: "adamw")
+    return show_trainings(name, runs, base=lambda key: "adamw 0.005")
 
 
 def show_epochs(name, runs):
@@ -304,38 +235,31 @@ def show_settings(name, runs):
 
 
 def show_bonus(name, runs):
-    figure, axis = figures.new()
     first = next(iter(runs))
-    batches, _, *accuracies = zip(*runs[first]["reports"])
-    for values, label, (colour, look) in zip(accuracies, ("training", "test"), LOOKS):
-        axis.plot(batches, [100 * value for value in values], look, color=colour,
-                  label=f"1,000 images of the {label} set")
-    axis.set(xlabel="mini-batches of 64 images", ylabel="accuracy (%)")
-    axis.legend()
-    figure.savefig(f"figures/{name}.png")
     command = f"python fashion_mnist.py {first} --save runs/bonus.pth"
-    return show_records(name, runs) | screen("fashion", command, runs[first]["output"])
+    screen("fashion", command, runs[first]["output"])
+    return show_records(name, runs)
 
 
 def show_shipped(name, runs):
     for path, dataset in (("model.pth", "mnist"), ("fashion_mnist.pth", "fashion-mnist")):
         testset = load(dataset, "cnn")[1].to("cpu")
-        counts, worst = torch.tensor(runs[path]["confusion"]), runs[path]["mistakes"]
-        drawn = figures.confusion(counts, testset.classes, "test")
-        drawn.savefig(f"figures/confusion_{dataset}.png")
-        figures.mistakes(worst, testset).savefig(f"figures/mistakes_{dataset}.png")
+        worst = runs[path]["mistakes"][:10]
+        figures.mistakes(worst, testset, 5).savefig(f"figures/mistakes_{dataset}.png", dpi=120)
+    counts = torch.tensor(runs[path]["confusion"])
+    drawn = figures.confusion(counts, testset.classes, "test")
+    drawn.savefig(f"figures/confusion_{dataset}.png")
     return {}
 
 
 def show_outputs(name, runs):
-    blocks = {}
     for name, command in PRINTED.items():
-        blocks |= screen(name, f"python {command}", runs[f"python {command}"]["output"])
-    return blocks
+        screen(name, f"python {command}", runs[f"python {command}"]["output"])
+    return {}
 
 
 def screen(name, command, output):
-    """A picture of a terminal, and the same as text."""
+    """Draw a picture of a terminal."""
     lines = [f"$ {command}", *(line.rstrip() for line in output)]
     width, height = 0.075 * max(map(len, lines)) + 0.3, 0.155 * len(lines) + 0.25
     figure = Figure(figsize=(width, height), facecolor="#1e1e1e")
@@ -343,8 +267,6 @@ def screen(name, command, output):
         figure.text(0.1 / width, 1 - (0.05 + 0.155 * number) / height, line, family="monospace",
                     fontsize=8.5, color="#e8e8e8", va="baseline", parse_math=False)
     figure.savefig(f"figures/output_{name}.png", dpi=110)
-    picture = f"![what `{command}` prints](figures/output_{name}.png)"
-    return {f"output-{name}": "\n".join([picture, "", "```", *lines, "```"])}
 
 
 # ------------------------------------------------------------------ the studies
@@ -364,23 +286,23 @@ def seeded(count, trainings, **options):
             for seed in range(count) for key, own in trainings.items()}
 
 
-def small(key, size=32, images=4000, epochs=6):
+def small(key, epochs=6):
     """The options of a small training of ResNet18; key: "flip 0.5 rotation 10"."""
     flip, rotation = map(float, key.split()[1::2])
-    return {"dataset": "fashion-mnist", "network": "resnet18", "images": images, "epochs": epochs,
+    return {"dataset": "fashion-mnist", "network": "resnet18", "images": 4000, "epochs": epochs,
             "batch_size": 64, "augment": Augment(flip, rotation),
-            "prepare": lambda images, step=None: fashion_mnist.prepare(images, size)}
+            "prepare": lambda images, step=None: fashion_mnist.prepare(images, 32)}
 
 
 RECIPES = [(0.005, 128, Augment()), (0.005, 128, Augment(shift=1)), (0.005, 128, RECIPE),
            (0.01, 128, RECIPE), (0.003, 64, RECIPE), (0.005, 128, Augment(rotation=15, shift=2))]
-# six learning rates, a factor of about three apart, around what is usual for each optimizer; BEST
-# has the winners of those that are compared
+# six learning rates, a factor of about three apart, around what is usual for each optimizer
 SGDS, ADAMS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3), (0.00015, 0.0005, 0.0015, 0.005, 0.015, 0.05)
 SWEEP = {"sgd": (0.01, 0.03, 0.1, 0.3, 1, 3), "momentum": SGDS, "nesterov": SGDS,
          "rmsprop": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03), "adagrad": SGDS,
          "adam": ADAMS, "adamw": ADAMS, "nadam": ADAMS}
-BEST = {"sgd": 0.3, "momentum": 0.1, "rmsprop": 0.003, "adam": 0.015, "adamw": 0.005}
+COMPARED = [("sgd", 0.3), ("momentum", 0.1), ("rmsprop", 0.003), ("adam", 0.015),
+            ("adam", 0.005), ("adamw", 0.005)]  # at the best of these; Adam's best two are as good
 SCHEDULED = [("adam", 0.0015), ("adam", 0.005), ("adam", 0.015), ("sgd", 0.1), ("sgd", 0.3)]
 SCHEDULES = {"falling": (0.6, 0.85), "constant": ()}
 CENTRED = {"prepare": lambda images, step=None: images * 2 - 1}  # to [-1, 1]
@@ -389,11 +311,13 @@ FURTHER = LENET5 | {"optimizer": "adamw", "lr": 0.003} | CENTRED
 MOVED = ", flips and shifts"
 GRID = [f"flip {flip} rotation {rotation}"
         for flip in (0, 0.5) for rotation in (0, 5, 10, 20, 45, 90, 180)]
-NONE, FLIP, TURN = "flip 0 rotation 0", "flip 0.5 rotation 0", "flip 0 rotation 20"
+NONE, FLIP = "flip 0 rotation 0", "flip 0.5 rotation 0"
 show_augmented = partial(show_trainings, base=lambda key: re.sub("flip.*", NONE, key))
 WEIGHTS = "imagenet-resnet18.pth"  # from elsewhere: report.md says which they are
 BONUS = [f"--weights {WEIGHTS}"]
-TUNED = ["", "--label-smoothing 0", "--shift 2", "--image-size 96", "--weights none"]
+TUNED = ["", "--seed 1", "--lr 0.1", "--lr 0.01", "--batch-size 32", "--weight-decay 0.002",
+         "--label-smoothing 0", "--flip 0", "--shift 2", "--image-size 96", "--weights none",
+         "--weights none --lr 0.1", "--weights none --lr 0.3"]
 PRINTED = {  # its name in report.md: the arguments of python
     "dataset": "dataset.py", "model": "model.py",
     "train": "train.py --save runs/model.pth",
@@ -403,10 +327,6 @@ PRINTED = {  # its name in report.md: the arguments of python
               "--lr 0.05 --train-images 12800 --flip 0.5 --rotation 20 --save runs/turned.pth",
     "fashion_evaluate": "fashion_mnist.py --evaluate fashion_mnist.pth",
     "evaluate": "train.py --evaluate model.pth"}
-KILLED = {50: "train.py --epochs 2 --train-images 1600 --batch-size 16 --validation 100 "
-              "--report-every 20",
-          20: "fashion_mnist.py --epochs 2 --train-images 256 --batch-size 16 --validation 50 "
-              "--report-every 4 --weights none --image-size 40"}
 
 STUDIES = {
     "recipe": Study("what train.py's settings were chosen by, on 5,000 validation images", seeded(
@@ -417,19 +337,20 @@ STUDIES = {
             for name, rates in SWEEP.items() for lr in rates}, epochs=2, validation=5000),
         partial(show_trainings, xlabel="learning rate", xscale="log", ylim=(84, 99.5),
                 ylabel="validation accuracy (%)")),
-    "optimizers": Study("five optimizers at the best learning rate of `sweep`", seeded(
-        10, {name: {"optimizer": name, "lr": lr} for name, lr in BEST.items()}, curve=(50, 5000)),
-        show_optimizers),
+    "optimizers": Study("five optimizers at the best learning rates of `sweep`", seeded(
+        10, {f"{name} {lr}": {"optimizer": name, "lr": lr} for name, lr in COMPARED},
+        curve=(50, 5000)), show_optimizers),
+    "momentum": Study("two learning rates for momentum, on 5,000 validation images", seeded(
+        10, {f"momentum {lr}": {"optimizer": "momentum", "lr": lr} for lr in (0.03, 0.1)},
+        validation=5000), show_trainings),
     "schedules": Study("MultiStepLR and a constant learning rate", seeded(
         10, {f"{name} {lr} {schedule}": {"optimizer": name, "lr": lr, "milestones": milestones}
              for name, lr in SCHEDULED for schedule, milestones in SCHEDULES.items()}), partial(
-            show_trainings, base=lambda key: key.replace("falling", "constant"),
-            xlabel="learning rate")),
+            show_trainings, base=lambda key: key.replace("falling", "constant"))),
     "batch_sizes": Study("Adam at 0.005 times the square root of size/128", seeded(
         3, {f"batch {size}": {"batch_size": size, "lr": float(f"{0.005 * (size / 128)**0.5:.3g}")}
             for size in (16, 32, 64, 128, 256, 512)}),
-        partial(show_trainings, xlabel="images in a mini-batch", xscale="log",
-                xticks=(16, 32, 64, 128, 256, 512), xticklabels=(16, 32, 64, 128, 256, 512))),
+        show_trainings),
     "seeds": Study("`python train.py` from start to end", {
         f"seed {seed}": partial(script, "train.py", f"--seed={seed}", "--save=runs/model.pth")
         for seed in range(5)}, show_records),
@@ -445,15 +366,8 @@ STUDIES = {
     "augmentation": Study("flips by rotations: ResNet18 at 32x32 on 4,000 images", seeded(
         3, {key: small(key) for key in GRID}),
         partial(show_augmented, xlabel="rotation by up to (degrees)")),
-    "augmentation_and_images": Study("on 800, 4,000 and 24,000, each as many mini-batches", seeded(
-        3, {f"{images} images {key}": small(key, images=images, epochs=24_000 // images)
-            for images in (800, 4000, 24_000) for key in (NONE, FLIP, TURN)}), show_augmented),
     "augmentation_and_length": Study("24 epochs of 4,000 images", seeded(
         3, {key: small(key, epochs=24) for key in (NONE, FLIP, GRID[2])}), show_augmented),
-    "augmentation_at_224": Study("at 224x224", seeded(
-        3, {key: small(key, 224) for key in (NONE, FLIP, TURN)}), show_augmented),
-    "image_sizes": Study("ResNet18 on 2,000 images at four sizes", seeded(
-        3, {f"{n}x{n}": small(NONE, n, 2000) for n in (32, 64, 112, 224)}), show_trainings),
     "bonus_settings": Study("fashion_mnist.py's settings, on 10,000 validation images", {
         text or "the defaults": partial(
             script, "fashion_mnist.py", f"--weights={WEIGHTS}", "--validation=10000",
@@ -464,14 +378,10 @@ STUDIES = {
         for text in BONUS}, show_bonus),
     "shipped": Study("what the two models in this folder make of the test sets", {
         "model.pth": partial(examine, "model.pth", "mnist", "cnn"),
-        "fashion_mnist.pth": partial(examine, "fashion_mnist.pth", "fashion-mnist", "resnet18",
-                                     prepare=partial(fashion_mnist.prepare, size=224))},
+        "fashion_mnist.pth": partial(examine, "fashion_mnist.pth", "fashion-mnist", "resnet18")},
         show_shipped),
     "outputs": Study("what the programs print", {
-        f"python {run}": partial(script, *run.split()) for run in PRINTED.values()}, show_outputs),
-    "kills": Study("trainings that are killed and resumed: do they end as if never killed?", {
-        command.split()[0]: partial(killed, count, command) for count, command in KILLED.items()},
-        show_records)}
+        f"python {run}": partial(script, *run.split()) for run in PRINTED.values()}, show_outputs)}
 
 
 def results(name):
@@ -516,13 +426,63 @@ def report():
     rows = [[name, *(row.get(key, "") for key in columns)]
             for name, row in results("benchmark").items()]
     blocks["benchmark"] = table(["", *columns], rows)
-    blocks |= show_records("photos", results("photos"))
+    blocks |= show_records("photos", results("photos")) | show_records("kills", results("kills"))
+    blocks |= {"layers": layers(), "glance": glance()}
     for path in filter(os.path.exists, ("report.md", "appendix.md")):
         text = Path(path).read_text(encoding="utf-8")
-        text = re.sub(r"<!-- ([\w-]+) -->\n.*?<!-- end -->",
-                      lambda match: f"<!-- {match[1]} -->\n{blocks[match[1]]}\n<!-- end -->",
+        text = re.sub(r"<!-- ([^\n]+) -->\n.*?<!-- end -->",
+                      lambda match: "\n".join([f"<!-- {match[1]} -->", blocks.get(match[1])
+                                               or source_of(match[1]), "<!-- end -->"]),
                       text, flags=re.S)
         files.write(text.encode(), path)
+
+
+def glance():
+    """A table and a figure of the main results: a point for each training."""
+    tutorial = [100 * run["curve"][1][1] for key, run in results("tutorial").items()
+                if key.startswith("as printed")]
+    shipped = {name: 100 * sum(row[i] for i, row in enumerate(run["confusion"])) / 10_000
+               for name, run in results("shipped").items()}
+    rows = [("CNN on MNIST, `python train.py`", 95, tests_of("seeds")),
+            ("... `model.pth`", 95, [shipped["model.pth"]]),
+            ("ResNet18 on Fashion-MNIST, `python fashion_mnist.py`", 90, tests_of("bonus")[:3]),
+            ("... `fashion_mnist.pth`", 90, [shipped["fashion_mnist.pth"]]),
+            ("LeNet-5 on CIFAR10, the tutorial's two epochs", 57.23, tutorial)]
+    figure, axis = figures.new()
+    for y, (name, wanted, values) in enumerate(reversed(rows)):
+        axis.plot([100 - value for value in values], [y] * len(values), "o", color=figures.BLUE)
+        axis.plot([100 - wanted], [y], "|", color=figures.ORANGE, markersize=16)
+    axis.set(xscale="log", xlabel="test error (%); the bar: what the hand-out asks for, or prints",
+             yticks=range(len(rows)), yticklabels=[name.replace("`", "") for name, *_ in rows[::-1]])
+    figure.savefig("figures/glance.png")
+    return table(["", "asked for (%)", "n", "test accuracy (%)"],
+                 [[name, wanted, len(values), percent(values)] for name, wanted, values in rows])
+
+
+def tests_of(study):
+    return [100 * run["test_accuracy"] for run in results(study).values()]
+
+
+def source_of(name):
+    """The source of "MODULE.FUNCTION" as Markdown, or, "MODULE.FUNCTION: START ... END", the lines
+    of it from the one that begins with START to the one that begins with END.
+    """
+    name, _, part = name.partition(": ")
+    module, function = name.split(".")
+    source = inspect.getsource(getattr(importlib.import_module(module), function))
+    if part:
+        start, end = map(re.escape, part.split(" ... "))
+        source = re.search(rf"^ *{start}.*?^ *{end}[^\n]*\n", source, re.M | re.S)[0]
+    return f"```python\n{textwrap.dedent(source)}```"
+
+
+def layers():
+    """The table of question 1.1, found by running the network."""
+    rows = [[row["number"] or "", row["layer"], list(row["input"]), list(row["output"]),
+             row["formula"]] for row in layer_table(cnn(), (1, 28, 28), 16)]
+    total = sum(parameter.numel() for parameter in cnn().parameters())
+    return table(["", "layer", "input", "output", "trainable parameters"],
+                 [*rows, ["", "total", "", "", f"{total:,}"]])
 
 
 def main():

@@ -81,14 +81,13 @@ def confusion(counts, classes, split):
     return figure
 
 
-def mistakes(worst, dataset):
+def mistakes(worst, dataset, columns=8):
     """A figure of the images in `worst`: a list of (index, predicted class, its probability)."""
     titles = [(f"{dataset.classes[guess]} {100 * sure:.1f} %\n"
                f"(is {dataset.classes[dataset.labels[index]]})", BLACK)
               for index, guess, sure in worst]
-    heading = (f"{dataset.split.capitalize()} set, most confident mistakes: "
-               "predicted class, its probability, (label)")
-    return images(dataset.images[[index for index, _, _ in worst]], titles, 8, heading)
+    heading = f"{dataset.split.capitalize()} set, surest mistakes: prediction, probability, (label)"
+    return images(dataset.images[[index for index, _, _ in worst]], titles, columns, heading)
 
 
 def answers(shown, classes, path, most):
