@@ -453,7 +453,8 @@ def glance():
         axis.plot([100 - value for value in values], [y] * len(values), "o", color=figures.BLUE)
         axis.plot([100 - wanted], [y], "|", color=figures.ORANGE, markersize=16)
     axis.set(xscale="log", xlabel="test error (%); the bar: what the hand-out asks for, or prints",
-             yticks=range(len(rows)), yticklabels=[name.replace("`", "") for name, *_ in rows[::-1]])
+             yticks=range(len(rows)),
+             yticklabels=[name.replace("`", "") for name, *_ in reversed(rows)])
     figure.savefig("figures/glance.png")
     return table(["", "asked for (%)", "n", "test accuracy (%)"],
                  [[name, wanted, len(values), percent(values)] for name, wanted, values in rows])

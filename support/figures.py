@@ -86,7 +86,8 @@ def mistakes(worst, dataset, columns=8):
     titles = [(f"{dataset.classes[guess]} {100 * sure:.1f} %\n"
                f"(is {dataset.classes[dataset.labels[index]]})", BLACK)
               for index, guess, sure in worst]
-    heading = f"{dataset.split.capitalize()} set, surest mistakes: prediction, probability, (label)"
+    heading = (f"{dataset.split.capitalize()} set, surest mistakes: "
+               "prediction, probability, (label)")
     return images(dataset.images[[index for index, _, _ in worst]], titles, columns, heading)
 
 
