@@ -159,7 +159,7 @@ def test_the_final_model_is_tried_again_for_a_minute(tmp_path, monkeypatch, caps
 
 @pytest.mark.parametrize("script, words", [
     (train, "default:5) default:128) default:mnist) adam0.005 MultiStepLR"),
-    (fashion_mnist, "default:5) default:64) default:auto) default:0.03, default:224,onaCPU64;")])
+    (fashion_mnist, "default:5) default:64) default:auto) default:0.03) default:224,onaCPU64;")])
 def test_help_shows_defaults(call, script, words):
     status, out, err = call(script, "--help")
     assert (status, err) == (0, "")
