@@ -162,9 +162,10 @@ def table(header, rows):
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def show_trainings(name, runs, base=None, **settings):
+def show_trainings(name, runs, base=None, level=None, **settings):
     """A table of all trainings; with settings of its axes a figure, mean and 95 % interval, where
-    a KEY is the name of a line and an x. base(KEY): the KEY that one is compared with.
+    a KEY is the name of a line and an x. base(KEY): the KEY that one is compared with; level: of
+    a dotted line.
     """
     header = ["training", "n", "train accuracy (%)", "accuracy (%)"]
     header += ["difference (points)"] if base else []
@@ -179,7 +180,7 @@ def show_trainings(name, runs, base=None, **settings):
         label, _, x = key.rpartition(" ")
         if right:
             x = float(x) if x.isdigit() or "." in x else x
-            lines.setdefault(label, []).append((x, *interval(right.values())))
+            lines.setdefault(label.split(",")[0], []).append((x, *interval(right.values())))
     if settings:
         figure, axis = figures.new()
         for (label, points), (colour, look) in zip(lines.items(), LOOKS):
@@ -187,6 +188,8 @@ def show_trainings(name, runs, base=None, **settings):
             axis.errorbar(x, means, halves, fmt=look, color=colour, capsize=3, label=label)
         axis.set(**{"ylabel": "test accuracy (%)"} | settings)
         axis.minorticks_off()
+        if level:
+            axis.axhline(level, color=figures.GREY, linestyle=":")
         figure.legend(loc="outside right center")
         figure.savefig(f"figures/{name}.png")
     return {name: table(header, rows)}
@@ -203,7 +206,10 @@ def show_records(name, runs):
 
 def show_optimizers(name, runs):
     figure, axis = figures.new()
-    for (optimizer, lr), (colour, look) in zip(COMPARED, LOOKS):
+    looks = dict(zip(SWEEP, LOOKS))  # as in the figure of the learning rates
+    for optimizer, lr in COMPARED:
+        colour, look = looks[optimizer]
+        look = "o:" if (optimizer, lr) == ("adam", 0.015) else look
         curves = torch.tensor(list(over_seeds(runs, f"{optimizer} {lr}", "curve").values()))
         errors = 100 * (1 - curves[:, :, 1].mean(0))
         batches = range(50, 50 * len(errors) + 1, 50)
@@ -223,7 +229,17 @@ def show_epochs(name, runs):
         for n, (first, second) in enumerate(run["curve"], 1):
             trainings[key.replace(" seed", f", epochs {n} seed")] = {
                 "train_accuracy": first, "accuracy": second, "seconds": run["seconds"] * n / 6}
-    return show_trainings(name, trainings, xlabel="epochs")
+    return show_trainings(name, trainings, level=57.23, xlabel="epochs")
+
+
+def show_schedules(name, runs):
+    rows = []
+    for optimizer, lr in SCHEDULED:
+        falling, constant = (over_seeds(runs, f"{optimizer} {lr} {schedule}")
+                             for schedule in SCHEDULES)
+        rows.append([f"{optimizer} {lr}", percent(falling.values()), percent(constant.values()),
+                     difference(falling, constant)])
+    return {name: table(["", "falling (%)", "constant (%)", "difference (points)"], rows)}
 
 
 def show_settings(name, runs):
@@ -259,7 +275,9 @@ def show_outputs(name, runs):
 
 def screen(name, command, output):
     """Draw a picture of a terminal."""
-    lines = [f"$ {command}", *(line.rstrip() for line in output)]
+    lines = textwrap.wrap(f"$ {command}", 100, subsequent_indent="      ", break_on_hyphens=False)
+    lines = [*(f"{line} \\" for line in lines[:-1]), lines[-1]]  # a long command goes on
+    lines += [line.rstrip() for line in output]
     width, height = 0.075 * max(map(len, lines)) + 0.3, 0.155 * len(lines) + 0.25
     figure = Figure(figsize=(width, height), facecolor="#1e1e1e")
     for number, line in enumerate(lines, 1):
@@ -344,8 +362,8 @@ STUDIES = {
         validation=5000), show_trainings),
     "schedules": Study("MultiStepLR and a constant learning rate", seeded(
         10, {f"{name} {lr} {schedule}": {"optimizer": name, "lr": lr, "milestones": milestones}
-             for name, lr in SCHEDULED for schedule, milestones in SCHEDULES.items()}), partial(
-            show_trainings, base=lambda key: key.replace("falling", "constant"))),
+             for name, lr in SCHEDULED for schedule, milestones in SCHEDULES.items()}),
+        show_schedules),
     "batch_sizes": Study("Adam at 0.005 times the square root of size/128", seeded(
         3, {f"batch {size}": {"batch_size": size, "lr": float(f"{0.005 * (size / 128)**0.5:.3g}")}
             for size in (16, 32, 64, 128, 256, 512)}),
@@ -442,21 +460,24 @@ def glance():
                 if key.startswith("as printed")]
     shipped = {name: 100 * sum(row[i] for i, row in enumerate(run["confusion"])) / 10_000
                for name, run in results("shipped").items()}
-    rows = [("CNN on MNIST, `python train.py`", 95, tests_of("seeds")),
-            ("... `model.pth`", 95, [shipped["model.pth"]]),
-            ("ResNet18 on Fashion-MNIST, `python fashion_mnist.py`", 90, tests_of("bonus")),
-            ("... `fashion_mnist.pth`", 90, [shipped["fashion_mnist.pth"]]),
-            ("LeNet-5 on CIFAR10, the tutorial's two epochs", 57.23, tutorial)]
+    rows = [("CNN on MNIST", "`train.py`", 95, tests_of("seeds")),
+            ("CNN, model.pth", "`train.py --evaluate model.pth`", 95, [shipped["model.pth"]]),
+            ("ResNet18 on Fashion-MNIST", f"`fashion_mnist.py {BONUS[0]}`", 90, tests_of("bonus")),
+            ("ResNet18, fashion_mnist.pth", "`fashion_mnist.py --evaluate fashion_mnist.pth`", 90,
+             [shipped["fashion_mnist.pth"]]),
+            ("LeNet-5 on CIFAR10", "[the tutorial's](README.md#the-tutorial)", 57.23, tutorial)]
     figure, axis = figures.new()
-    for y, (name, wanted, values) in enumerate(reversed(rows)):
+    for y, (_, _, wanted, values) in enumerate(reversed(rows)):
         axis.plot([100 - value for value in values], [y] * len(values), "o", color=figures.BLUE)
         axis.plot([100 - wanted], [y], "|", color=figures.ORANGE, markersize=16)
-    axis.set(xscale="log", xlabel="test error (%)", xticks=(1, 2, 5, 10, 20, 50),
-             xticklabels=(1, 2, 5, 10, 20, 50), yticks=range(len(rows)),
-             yticklabels=[name.replace("`", "") for name, *_ in reversed(rows)])
+    axis.set(xscale="log", xlabel="test error (%), logarithmic",
+             xticks=(1, 2, 5, 10, 20, 50), xticklabels=(1, 2, 5, 10, 20, 50),
+             yticks=range(len(rows)),
+             yticklabels=[name for name, *_ in reversed(rows)])
     figure.savefig("figures/glance.png")
-    return table(["", "asked for (%)", "n", "test accuracy (%)"],
-                 [[name, wanted, len(values), percent(values)] for name, wanted, values in rows])
+    return table(["", "command", "asked for (%)", "n", "test accuracy (%)"],
+                 [[name, command, wanted, len(values), percent(values)]
+                  for name, command, wanted, values in rows])
 
 
 def tests_of(study):
