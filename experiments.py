@@ -334,7 +334,8 @@ WEIGHTS = "imagenet-resnet18.pth"  # from elsewhere: report.md says which they a
 BONUS = [f"--weights {WEIGHTS}"]
 TUNED = ["", "--seed 1", "--lr 0.1", "--lr 0.01", "--batch-size 32", "--weight-decay 0.002",
          "--label-smoothing 0", "--flip 0", "--shift 2", "--image-size 96", "--weights none",
-         "--weights none --lr 0.1", "--weights none --lr 0.3"]
+         "--weights none --lr 0.1", "--weights none --lr 0.3", "--epochs 8",
+         "--epochs 8 --shift 2"]
 PRINTED = {  # its name in report.md: the arguments of python
     "dataset": "dataset.py", "model": "model.py",
     "train": "train.py --save runs/model.pth",
