@@ -21,68 +21,38 @@ from torch import nn
 
 
 def lenet5():
-    """LeNet-5 as in the hand-out: float [B, 3, 32, 32] in, logits [B, 10] out; 62,006 parameters.
+    """LeNet-5, a line for each layer of the hand-out.
 
+    Float [B, 3, 32, 32] in, logits [B, 10] out; 62,006 parameters.
     After LeCun et al., "Gradient-based learning applied to document recognition" (1998); among
     other changes ReLU and max pooling take the place of tanh and trainable subsampling.
     """
-    conv_layer1 = nn.Sequential(  # 456 parameters
-        nn.Conv2d(in_channels=3, out_channels=6, kernel_size=(5, 5)),
-        nn.ReLU(),
-    )
-    conv_layer2 = nn.Sequential(  # 2,416
-        nn.Conv2d(in_channels=6, out_channels=16, kernel_size=(5, 5)),
-        nn.ReLU(),
-    )
-    fc_layer1 = nn.Sequential(  # 48,120
-        nn.Linear(in_features=16 * 5 * 5, out_features=120),
-        nn.ReLU(),
-    )
-    fc_layer2 = nn.Sequential(  # 10,164
-        nn.Linear(in_features=120, out_features=84),
-        nn.ReLU(),
-    )
-    fc_layer3 = nn.Linear(in_features=84, out_features=10)  # 850
     return nn.Sequential(
-        conv_layer1,
+        nn.Sequential(nn.Conv2d(3, 6, kernel_size=(5, 5)), nn.ReLU()),   # 456 parameters
         nn.MaxPool2d(kernel_size=(2, 2)),
-        conv_layer2,
+        nn.Sequential(nn.Conv2d(6, 16, kernel_size=(5, 5)), nn.ReLU()),  # 2,416
         nn.MaxPool2d(kernel_size=(2, 2)),
         nn.Flatten(),
-        fc_layer1,
-        fc_layer2,
-        fc_layer3,
+        nn.Sequential(nn.Linear(16 * 5 * 5, 120), nn.ReLU()),            # 48,120
+        nn.Sequential(nn.Linear(120, 84), nn.ReLU()),                    # 10,164
+        nn.Linear(84, 10),                                               # 850
     )
 
 
 def cnn():
-    """The assignment's CNN: float [B, 1, 28, 28] in, logits [B, 10] out; 31,898 parameters."""
-    conv_layer1 = nn.Sequential(  # 28x28 -> 24x24; 416 parameters
-        nn.Conv2d(in_channels=1, out_channels=16, kernel_size=(5, 5)),
-        nn.ReLU(),
-    )
-    conv_layer2 = nn.Sequential(  # 12x12 -> 10x10; 4,640
-        nn.Conv2d(in_channels=16, out_channels=32, kernel_size=(3, 3)),
-        nn.ReLU(),
-    )
-    conv_layer3 = nn.Sequential(  # 5x5 -> 5x5; 528
-        nn.Conv2d(in_channels=32, out_channels=16, kernel_size=(1, 1)),
-        nn.ReLU(),
-    )
-    fc_layer1 = nn.Sequential(  # what is left of the image: 16 channels of 5x5; 25,664
-        nn.Linear(in_features=16 * 5 * 5, out_features=64),
-        nn.ReLU(),
-    )
-    fc_layer2 = nn.Linear(in_features=64, out_features=10)  # 650
+    """The assignment's CNN, a line for each layer of question 1.1.
+
+    Float [B, 1, 28, 28] in, logits [B, 10] out; 31,898 parameters.
+    """
     return nn.Sequential(
-        conv_layer1,
+        nn.Sequential(nn.Conv2d(1, 16, kernel_size=(5, 5)), nn.ReLU()),   # 416 parameters
         nn.MaxPool2d(kernel_size=(2, 2)),
-        conv_layer2,
+        nn.Sequential(nn.Conv2d(16, 32, kernel_size=(3, 3)), nn.ReLU()),  # 4,640
         nn.MaxPool2d(kernel_size=(2, 2)),
-        conv_layer3,
-        nn.Flatten(),
-        fc_layer1,
-        fc_layer2,
+        nn.Sequential(nn.Conv2d(32, 16, kernel_size=(1, 1)), nn.ReLU()),  # 528
+        nn.Flatten(),                                                     # 16 channels of 5x5
+        nn.Sequential(nn.Linear(16 * 5 * 5, 64), nn.ReLU()),              # 25,664
+        nn.Linear(64, 10),                                                # 650
     )
 
 
