@@ -270,10 +270,10 @@ def main():
     print("image sizes: " + ", ".join(f"{size} for {len(list(same))} batches"
                                       for size, same in itertools.groupby(sizes)))
     if args.resume is None:
-        say_how_long(model, sizes, args.batch_size, autocast)
+        say_how_long(model, sizes, math.ceil(args.batch_size / processes.COUNT), autocast)
     print("accuracies on the way: at the size of the moment, on the first "
           f"{REPORT_IMAGES} images of each set")
-    with runs.locked(folder), runs.saying_what_is_saved(folder):
+    with runs.locked(folder), runs.saying_what_is_saved(folder), FasterGradients():
         history = train.fit(
             model, trainset, testset, optimizer, make_schedule(optimizer, costs), args.epochs,
             batch_size=args.batch_size, seed=args.seed,

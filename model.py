@@ -91,7 +91,7 @@ def for_one_channel(weights, own):
     counts = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
     state = counts | dict(weights)  # older files have no counts
     kernels = state.get("conv1.weight", own["conv1.weight"])
-    if kernels.shape[1] == 3:
+    if kernels.shape == (64, 3, 7, 7):
         # A pixel that is given as z = (x - MEAN) / STD was (x - mean) / std, for each colour:
         # z * scale + shift. The scale goes into the kernels, the sum of the shifts, which is the
         # same wherever the kernel meets no padding, into the mean that batch normalisation takes
@@ -207,8 +207,8 @@ def print_table(name, batch_size):
     line = "{:>2} {:<18} {:<18} {:<18} {}"
     print(line.format("", "layer", "input", "output", "trainable parameters"))
     for row in rows:
-        shapes = str(list(row["input"])), str(list(row["output"]))
-        print(line.format(row["number"] or "", row["layer"], *shapes, row["formula"]))
+        print(line.format(row["number"] or "", row["layer"], str(list(row["input"])),
+                          str(list(row["output"])), row["formula"]))
     print(line.format("", "total", "", "", f"{sum(row['parameters'] for row in rows):,}\n"))
 
 

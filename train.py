@@ -32,8 +32,7 @@ from tqdm import tqdm
 
 from dataset import (Augment, ImageDataset, load_cifar10, load_fashion_mnist, load_mnist,
                      preprocess_for)
-from model import MODELS, load_weights
-from support.convolution import FasterGradients
+from model import MODELS, load_weights, network_of
 from support.progress import Progress
 
 DATASETS = {"mnist": load_mnist, "fashion-mnist": load_fashion_mnist, "cifar10": load_cifar10}
@@ -155,7 +154,7 @@ def random_numbers(seed, number):
     """A generator that depends on seed and number only, so that a resumed training draws the same.
 
     Epoch e draws the order of its images from number e, mini-batch s its augmentation from number
-    epochs + s.
+    epochs + s. The factor keeps the numbers of one seed from those of the next.
     """
     return torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**32)
 
@@ -196,12 +195,12 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
     device = trainset.images.device
     total = epochs * math.ceil(len(trainset) / batch_size)
     costs = costs or [1] * total
-    measured = [data.subset(slice(report_images)) for data in (trainset, testset)]
+    to_measure = [data.subset(slice(report_images)) for data in (trainset, testset)]
     # what the training has come to; with a checkpoint this loads all three parts from it
     progress = Progress(total, device, checkpoint,
                         model=model, optimizer=optimizer, scheduler=scheduler)
     batches = mini_batches(len(trainset), batch_size, epochs, seed, done=progress.step)
-    network = processes.replicated(machine.faster(model))  # the same weights
+    network = processes.replicated(machine.faster(model))  # the weights of `model`, for less work
     model.train()
     with progress_bar(costs, progress.step, quiet) as bar:
         for step, epoch, indices in batches:
@@ -213,7 +212,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
             images, labels = to_input(images[mine], prepare_now), labels[mine]
 
             optimizer.zero_grad()
-            with FasterGradients(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 loss = loss_fn(network(images), labels) * weight
             loss.backward()
             optimizer.step()
@@ -224,7 +223,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
             if reporting:
                 measure = partial(accuracy, prepare=prepare_now, autocast=autocast)
                 train_accuracy, test_accuracy = (processes.measured(measure, model, data)
-                                                 for data in measured)
+                                                 for data in to_measure)
                 report = progress.report(epoch + 1, train_accuracy, test_accuracy,
                                          scheduler.get_last_lr()[0])
                 if not quiet:
@@ -285,11 +284,12 @@ def parse_arguments():
     """(options, folder to resume or None), with every default in its place."""
     parser = command_line.Parser(prog="train.py",
                                  description="Train LeNet-5 or the assignment's CNN.")
-    parser.add_argument("--dataset", choices=DATASETS, default="mnist",
-                        help="what to train on (default: %(default)s)")
-    parser.add_argument("--model", choices=MODELS, default="cnn",
+    parser.add_argument("--dataset", choices=DATASETS,
+                        help="what to train on (default: mnist; with --evaluate what the file's "
+                             "network was trained on)")
+    parser.add_argument("--model", choices=MODELS,
                         help="the network; images are resized and made grey or colour to fit "
-                             "(default: %(default)s)")
+                             "(default: cnn; with --evaluate the file's)")
     rates = ", ".join(f"{name} {lr:g}" for name, (_, _, lr) in OPTIMIZERS.items())
     add = parser.add_argument_group("optimizer").add_argument
     add("--optimizer", choices=OPTIMIZERS, default="adam", help="(default: %(default)s)")
@@ -305,6 +305,8 @@ def parse_arguments():
     command_line.add_shared_options(parser, save="model.pth", epochs=5, batch_size=128,
                                     rotation=10, shift=1)
     args, folder = runs.parse(parser)
+    model, dataset = described(args.evaluate) if args.evaluate is not None else ("cnn", "mnist")
+    args.model, args.dataset = args.model or model, args.dataset or dataset
     if args.lr is None:
         args.lr = OPTIMIZERS[args.optimizer][2]
     if args.milestones is None:
@@ -312,6 +314,13 @@ def parse_arguments():
     if any(milestone >= args.epochs for milestone in args.milestones):
         raise UserError(f"--milestones must lie before the end, epoch {args.epochs}")
     return args, folder
+
+
+def described(path):
+    """(network, dataset) of a model file; what it does not say is as usual."""
+    state = files.read_weights(path)
+    model, dataset = network_of(state), files.note_in(state, "dataset", "mnist")
+    return model if model in MODELS else "cnn", dataset if dataset in DATASETS else "mnist"
 
 
 def load_splits(args, device):

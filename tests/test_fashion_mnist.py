@@ -215,10 +215,12 @@ def test_a_mistake_is_one_line_and_status_2(refused, folder):
     (folder / "text.pth").write_text("not a model")
     files.save({"fc.weight": torch.zeros(10, 512)}, folder / "cnn.pth")
     files.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, folder / "colour.pth")
+    files.save({"conv1.weight": torch.zeros(6, 3, 5, 5)}, folder / "other.pth")
     for mistake in """--image-size 20: --image-size 40 to 512 | --optimizer adam: --optimizer
             | --image-size 64:0.5,224:0.4: add up to 1 | --evaluate nowhere.pth: nowhere.pth
             | --evaluate cnn.pth: cnn.pth another network | --weights nowhere.pth: nowhere.pth
             | --weights colour.pth: colour.pth another network
+            | --weights other.pth: other.pth another network
             | --weights text.pth: text.pth not a model file | --momentum 0: --momentum from 0.01
             | --save no/a.pth: no/a.pth no folder | --label-smoothing 1: --label-smoothing 0.99
             | --resume: --resume no run of fashion_mnist.py in runs""".split(" | "):

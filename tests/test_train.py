@@ -229,6 +229,8 @@ def test_any_dataset_for_any_model(call, folder, monkeypatch, dataset, network):
                             "--precision", "bfloat16", "--save", "any.pth")
     assert (status, err) == (0, "") and f"{network} on {dataset}" in out
     load_weights(MODELS[network][0](), "any.pth")
+    status, out, err = call(train, "--evaluate", "any.pth")  # the file says what it is
+    assert (status, err) == (0, "") and out.endswith(f" of 200 images of {dataset})\n")
 
 
 MISTAKES = """--dataset mnits: fashion-mnist | --model resnet: lenet5 | --optimizer adm: rmsprop
