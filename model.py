@@ -113,6 +113,9 @@ MODELS = {"cnn": (cnn, 1, 28), "lenet5": (lenet5, 3, 32)}
 
 # ------------------------------------------------------------------ model files
 
+# the dataset that a network is of, where its file does not say
+USUAL = {"cnn": "mnist", "lenet5": "cifar10", "resnet18": "fashion-mnist"}
+
 
 def load_weights(model, path):
     """Load a model file into `model`; returns its state_dict. Raises UserError."""
@@ -142,6 +145,16 @@ def check_fits(state, model):
 
 def shapes(state):
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def described(path):
+    """(network, dataset): the names of what a model file is of. Raises UserError."""
+    state = files.read_weights(path)
+    name = network_of(state)
+    if name is None:
+        raise UserError(f"{path}: a model of none of the networks {', '.join(USUAL)}")
+    dataset = files.note_in(state, "dataset", "")
+    return name, dataset if dataset in USUAL.values() else USUAL[name]
 
 
 def network_of(state):

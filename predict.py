@@ -26,7 +26,7 @@ import torch.nn.functional as F
 
 import train
 from dataset import preprocess_for
-from model import MODELS, load_weights, network_of, resnet18
+from model import MODELS, described, load_weights, resnet18
 from support.pictures import digits, edge, ink, read, tensor, widened
 
 SURE = 0.7  # a smaller probability is "not sure"
@@ -144,10 +144,7 @@ class Network:
     """
 
     def __init__(self, path="model.pth"):
-        defaults = {"cnn": "mnist", "lenet5": "cifar10", "resnet18": "fashion-mnist"}
-        name = network_of(files.read_weights(path))
-        if name is None:
-            raise UserError(f"{path}: a model of none of the networks {', '.join(defaults)}")
+        name, dataset = described(path)
         self.model = resnet18() if name == "resnet18" else MODELS[name][0]()
         state = load_weights(self.model, path)
         if name == "resnet18":
@@ -156,8 +153,7 @@ class Network:
             self.prepare = partial(fashion_mnist.prepare, size=size)
         else:
             self.prepare = preprocess_for(*MODELS[name][1:])
-        default = FORMS[defaults[name]]
-        self.form, self.classes = FORMS.get(files.note_in(state, "dataset", ""), default)
+        self.form, self.classes = FORMS[dataset]
 
     def probabilities(self, images):
         """Float [N, 10] of images as `form` makes them."""

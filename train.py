@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from dataset import (Augment, ImageDataset, load_cifar10, load_fashion_mnist, load_mnist,
                      preprocess_for)
-from model import MODELS, load_weights, network_of
+from model import MODELS, described, load_weights
 from support.progress import Progress
 
 DATASETS = {"mnist": load_mnist, "fashion-mnist": load_fashion_mnist, "cifar10": load_cifar10}
@@ -305,7 +305,11 @@ def parse_arguments():
     command_line.add_shared_options(parser, save="model.pth", epochs=5, batch_size=128,
                                     rotation=10, shift=1)
     args, folder = runs.parse(parser)
-    model, dataset = described(args.evaluate) if args.evaluate is not None else ("cnn", "mnist")
+    model, dataset = "cnn", "mnist"
+    if args.evaluate is not None:
+        model, dataset = described(args.evaluate)
+        if model not in MODELS:
+            raise UserError(f"{args.evaluate} is a {model}: fashion_mnist.py evaluates it")
     args.model, args.dataset = args.model or model, args.dataset or dataset
     if args.lr is None:
         args.lr = OPTIMIZERS[args.optimizer][2]
@@ -314,13 +318,6 @@ def parse_arguments():
     if any(milestone >= args.epochs for milestone in args.milestones):
         raise UserError(f"--milestones must lie before the end, epoch {args.epochs}")
     return args, folder
-
-
-def described(path):
-    """(network, dataset) of a model file; what it does not say is as usual."""
-    state = files.read_weights(path)
-    model, dataset = network_of(state), files.note_in(state, "dataset", "mnist")
-    return model if model in MODELS else "cnn", dataset if dataset in DATASETS else "mnist"
 
 
 def load_splits(args, device):
