@@ -331,7 +331,7 @@ GRID = [f"flip {flip} rotation {rotation}"
 NONE, FLIP = "flip 0 rotation 0", "flip 0.5 rotation 0"
 show_augmented = partial(show_trainings, base=lambda key: re.sub("flip.*", NONE, key))
 WEIGHTS = "imagenet-resnet18.pth"  # from elsewhere: report.md says which they are
-BONUS = [f"--weights {WEIGHTS}"]
+BONUS = [f"--weights {WEIGHTS}{seed}" for seed in ("", " --seed 1", " --seed 2")]
 TUNED = ["", "--seed 1", "--lr 0.1", "--lr 0.01", "--batch-size 32", "--weight-decay 0.002",
          "--label-smoothing 0", "--flip 0", "--shift 2", "--image-size 96", "--weights none",
          "--weights none --lr 0.1", "--weights none --lr 0.3", "--epochs 8",

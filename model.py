@@ -148,13 +148,13 @@ def shapes(state):
 
 
 def described(path):
-    """(network, dataset): the names of what a model file is of. Raises UserError."""
+    """(network, dataset): the names of what a model file is of; None for a network from elsewhere.
+
+    Raises UserError.
+    """
     state = files.read_weights(path)
-    name = network_of(state)
-    if name is None:
-        raise UserError(f"{path}: a model of none of the networks {', '.join(USUAL)}")
-    dataset = files.note_in(state, "dataset", "")
-    return name, dataset if dataset in USUAL.values() else USUAL[name]
+    name, dataset = network_of(state), files.note_in(state, "dataset", "")
+    return name, dataset if dataset in USUAL.values() else USUAL.get(name)
 
 
 def network_of(state):

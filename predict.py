@@ -26,7 +26,7 @@ import torch.nn.functional as F
 
 import train
 from dataset import preprocess_for
-from model import MODELS, described, load_weights, resnet18
+from model import MODELS, USUAL, described, load_weights, resnet18
 from support.pictures import digits, edge, ink, read, tensor, widened
 
 SURE = 0.7  # a smaller probability is "not sure"
@@ -145,6 +145,8 @@ class Network:
 
     def __init__(self, path="model.pth"):
         name, dataset = described(path)
+        if name is None:
+            raise UserError(f"{path}: a model of none of the networks {', '.join(USUAL)}")
         self.model = resnet18() if name == "resnet18" else MODELS[name][0]()
         state = load_weights(self.model, path)
         if name == "resnet18":

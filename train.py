@@ -305,12 +305,9 @@ def parse_arguments():
     command_line.add_shared_options(parser, save="model.pth", epochs=5, batch_size=128,
                                     rotation=10, shift=1)
     args, folder = runs.parse(parser)
-    model, dataset = "cnn", "mnist"
-    if args.evaluate is not None:
-        model, dataset = described(args.evaluate)
-        if model not in MODELS:
-            raise UserError(f"{args.evaluate} is a {model}: fashion_mnist.py evaluates it")
-    args.model, args.dataset = args.model or model, args.dataset or dataset
+    model, dataset = described(args.evaluate) if args.evaluate is not None else (None, None)
+    args.model = args.model or (model if model in MODELS else "cnn")
+    args.dataset = args.dataset or dataset or "mnist"
     if args.lr is None:
         args.lr = OPTIMIZERS[args.optimizer][2]
     if args.milestones is None:

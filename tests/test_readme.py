@@ -43,9 +43,10 @@ def test_the_table_is_what_was_recorded():
     steps = results("benchmark")["CNN, step"]["ours_over"]["course"]
     assert row("against the course's plain loop") == f"{steps:.2f} times"
 
-    run = results("bonus")["--weights imagenet-resnet18.pth"]
-    accuracy, minutes = 100 * run["test_accuracy"], run["seconds"] / 60
-    assert row("at 64x64, fine-tuned") == f"{accuracy:.2f} % in {minutes:.0f} minutes"
+    bonus = list(results("bonus").values())
+    accuracy = statistics.mean(run["test_accuracy"] for run in bonus)
+    words = f"in {bonus[0]['seconds'] / 60:.0f} minutes with AVX2, mean of three seeds"
+    assert row(words) == f"{100 * accuracy:.2f} %" and len(bonus) == 3
 
     after_two = [run["curve"][1][1] for name, run in results("tutorial").items()
                  if name.startswith("as printed")]

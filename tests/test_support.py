@@ -115,7 +115,7 @@ def test_a_file_that_is_no_model_is_one_line_and_harmless(folder, refused, name)
     (folder / "folder").mkdir()
     if content is not None:
         (folder / name).write_bytes(content)
-    refused([f"error: {name}: ", words], train, "--evaluate", name)
+    refused([f"error: {name}: ", words], train, "--evaluate", name, "--model", "cnn")
 
 
 def test_no_permission_and_that_the_command_above_would_run(tmp_path, monkeypatch):
@@ -158,7 +158,7 @@ def test_the_final_model_is_tried_again_for_a_minute(tmp_path, monkeypatch, caps
 
 
 @pytest.mark.parametrize("script, words", [
-    (train, "default:5) default:128) default:mnist) adam0.005 MultiStepLR"),
+    (train, "default:5) default:128) default:mnist; adam0.005 MultiStepLR"),
     (fashion_mnist, "default:5) default:64) default:auto) default:0.03) default:224,onaCPU64;")])
 def test_help_shows_defaults(call, script, words):
     status, out, err = call(script, "--help")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 import train
 from dataset import Augment
-from model import MODELS, cnn, load_weights, resnet18
+from model import MODELS, cnn, load_weights
 from support import Diverged, files, machine, progress, sources
 
 
@@ -243,14 +243,12 @@ MISTAKES = """--dataset mnits: fashion-mnist | --model resnet: lenet5 | --optimi
 --train-images 0: from 1 | --report-every 0: from 1 | --threads 0: from 1 | --precision x: float32
 --device gpu: auto cpu cuda:1 | --device cuda:99: this machine | --resume: no run of train.py
 --save no/model.pth: no folder | --save .: name a file | --evaluate nowhere.pth: no such file
---evaluate resnet18.pth: fashion_mnist.py evaluates it
 --data text.txt: not a folder | --runs text.txt: a folder | --frob: unrecognized
 --resume text.txt: no run of train.py in text.txt | model.pth: unrecognized"""
 
 
 def test_a_mistake_is_one_line_and_status_2(refused, folder):
     (folder / "text.txt").write_text("not a folder")
-    files.save_model(resnet18(), folder / "resnet18.pth")
     for mistake in MISTAKES.replace("\n", " | ").split(" | "):
         line, words = mistake.rsplit(": ", 1)
         file = re.match("--(?:save|evaluate|data|runs) (.*)", line)  # it is named, else the option
