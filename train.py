@@ -38,9 +38,8 @@ from support.progress import Progress
 DATASETS = {"mnist": load_mnist, "fashion-mnist": load_fashion_mnist, "cifar10": load_cifar10}
 
 # name: (class, arguments, learning rate for the CNN on MNIST). Each rate is the best of six on
-# 5,000 held-out training images (results/sweep.json), with these exceptions. Momentum's best, 0.1,
-# was ahead of 0.03 by less than the noise, and varies more (results/momentum.json); Nesterov's is
-# the same. Adam's best, 0.015, was ahead of 0.005 by less than the noise.
+# 5,000 held-out training images (results/sweep.json), but for momentum, Nesterov and Adam: their
+# best was ahead of a lower one by less than the noise (report.md).
 OPTIMIZERS = {
     "sgd": (optim.SGD, {}, 0.3),
     "momentum": (optim.SGD, {"momentum": 0.9}, 0.03),
@@ -200,7 +199,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
     progress = Progress(total, device, checkpoint,
                         model=model, optimizer=optimizer, scheduler=scheduler)
     batches = mini_batches(len(trainset), batch_size, epochs, seed, done=progress.step)
-    network = processes.replicated(machine.faster(model))  # the weights of `model`, for less work
+    network = processes.replicated(machine.faster(model))  # it shares model's weights
     model.train()
     with progress_bar(costs, progress.step, quiet) as bar:
         for step, epoch, indices in batches:
