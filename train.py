@@ -38,8 +38,8 @@ from support.progress import Progress
 DATASETS = {"mnist": load_mnist, "fashion-mnist": load_fashion_mnist, "cifar10": load_cifar10}
 
 # name: (class, arguments, learning rate for the CNN on MNIST). Each rate is the best of six on
-# 5,000 held-out training images (results/sweep.json), but for momentum, Nesterov and Adam: their
-# best was ahead of a lower one by less than the noise (report.md).
+# 5,000 held-out training images (results/sweep.json), with two exceptions. Adam's best two are as
+# good. Momentum at its best, 0.1, may collapse (results/optimizers.json); Nesterov follows it.
 OPTIMIZERS = {
     "sgd": (optim.SGD, {}, 0.3),
     "momentum": (optim.SGD, {"momentum": 0.9}, 0.03),
