@@ -476,7 +476,7 @@ def glance():
              yticks=range(len(rows)),
              yticklabels=[name for name, *_ in reversed(rows)])
     figure.savefig("figures/glance.png")
-    return table(["", "command", "asked for (%)", "n", "test accuracy (%)"],
+    return table(["", "command", "hand-out (%)", "n", "test accuracy (%)"],
                  [[name, command, wanted, len(values), percent(values)]
                   for name, command, wanted, values in rows])
 
