@@ -26,6 +26,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+ENVIRONMENT = dict(os.environ)  # a user's: what follows may change it
+
+# before torch: support/__init__.py says why
+from support import Diverged, UserError, command_line, figures, files, machine
+
 import torch
 from matplotlib.figure import Figure
 from torch import nn
@@ -34,12 +39,12 @@ import fashion_mnist
 import train
 from dataset import Augment, preprocess_for
 from model import MODELS, cnn, layer_table, load_weights, resnet18
-from support import Diverged, UserError, command_line, figures, files, machine
 
 NETWORKS = MODELS | {"resnet18": (resnet18, 1, 28)}
 DEVICE = machine.pick_device("auto")
 CPUINFO = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
 PROCESSOR = re.search(r"model name\s*: (.*)|$", CPUINFO)[1] or platform.processor()
+PRECISION = "bfloat16" if machine.has_bfloat16(DEVICE) else "float32"
 RECIPE = Augment(rotation=10, shift=1)  # how train.py augments MNIST
 
 
@@ -76,32 +81,32 @@ def training(dataset="mnist", network="cnn", *, seed, epochs=5, batch_size=128, 
                             report_every=report_every, report_images=report_images,
                             quiet=True, **how)["reports"]
     except Diverged:  # it has learned nothing
-        return {"accuracy": 0.0, "train_accuracy": 0.0, "seconds": 0.0}
+        return {"accuracy": 0.0, "train_accuracy": 0.0}
     points = [(report["train_accuracy"], report["test_accuracy"]) for report in reports]
     return {"accuracy": round(train.accuracy(model, testset, **how), 5),
             "train_accuracy": round(train.accuracy(model, trainset, **how), 5),
-            "seconds": round(reports[-1]["seconds"], 2),
             "curve": [[round(value, 5) for value in point] for point in points if curve]}
 
 
 def script(*command):
-    """What a script prints, its seconds and peak memory; of a training, what its record says."""
+    """What a script prints, and its seconds; of a training also what its record says."""
     os.makedirs("runs", exist_ok=True)  # models are saved there
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *command], text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
-    lines = process.stdout.read().splitlines()
-    _, process.returncode, usage = os.wait4(process.pid, 0)
-    if process.returncode:
-        raise UserError(f"{' '.join(command)} failed: {' '.join(lines[-3:])}")
-    folder = re.search(r"history: (.+)", "\n".join(lines))
-    history = files.read_json(f"{folder[1]}/history.json") if folder else {"reports": []}
-    reports = [[report["batch"], round(report["loss"], 4), report["train_accuracy"],
-                report["test_accuracy"]] for report in history["reports"]]
-    accuracy = {"test_accuracy": history.get("test_accuracy", reports[-1][3])} if folder else {}
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return {**accuracy, "seconds": round(time.perf_counter() - start, 1),
-            "mib": round(usage.ru_maxrss / unit), "output": lines, "reports": reports}
+    done = subprocess.run([sys.executable, *command], text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, env=ENVIRONMENT)
+    found = {"seconds": round(time.perf_counter() - start, 1), "output": done.stdout.splitlines()}
+    if done.returncode:
+        raise UserError(f"{' '.join(command)} failed: {' '.join(found['output'][-3:])}")
+    folder = re.search(r"history: (.+)", done.stdout)
+    if folder:
+        history = files.read_json(f"{folder[1]}/history.json")
+        last = history["reports"][-1]
+        reports = [[report["batch"], round(report["loss"], 4), report["train_accuracy"],
+                    report["test_accuracy"]] for report in history["reports"]]
+        found = {"accuracy": history.get("test_accuracy", last["test_accuracy"]),
+                 "train_accuracy": last["train_accuracy"], **found, "reports": reports,
+                 "confusion": history.get("confusion")}
+    return found
 
 
 def examine(path, dataset, network):
@@ -120,11 +125,17 @@ def examine(path, dataset, network):
 
 # ------------------------------------------------------------------ statistics, tables, figures
 
-COLLAPSED = 0.35  # a training that ends below has learned nothing, and is left out
-T975 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]  # Student's t, 1 to 9
+COLLAPSED = 0.35  # a training that ends below has hardly learned, and is left out
+T975 = [4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]  # Student's t, for 3 to 10 values
+BATCHES = 5 * math.ceil(60_000 / 128)  # of train.py's training
 LOOKS = [(figures.BLUE, "o-"), (figures.ORANGE, "s--"), (figures.GREEN, "^-"),
          (figures.PINK, "v--"), (figures.GREY, "D-"), (figures.SKY, "p--"),
          (figures.BLACK, "+:"), (figures.YELLOW, "1-.")]
+
+
+def keys_of(runs):
+    """{KEY: how many trainings} for runs "KEY seed N"."""
+    return Counter(run.rpartition(" seed ")[0] for run in runs)
 
 
 def over_seeds(runs, key, field="accuracy"):
@@ -140,7 +151,7 @@ def over_seeds(runs, key, field="accuracy"):
 def interval(values):
     """(mean, half the width of its 95 % confidence interval by Student's t; 0 for one or two)."""
     count = len(values)
-    half = T975[count - 2] * stdev(values) / count**0.5 if count > 2 else 0.0
+    half = T975[count - 3] * stdev(values) / count**0.5 if count > 2 else 0.0
     return fmean(values), half
 
 
@@ -153,7 +164,12 @@ def percent(values):
 
 def difference(values, others):
     """For a table: the mean difference of pairs of one seed; a star where it is significant."""
-    mean, half = interval([values[seed] - others[seed] for seed in values if seed in others])
+    pairs = [values[seed] - others[seed] for seed in values if seed in others]
+    if not pairs:
+        return ""
+    mean, half = interval(pairs)
+    if len(pairs) < 3:
+        return f"{mean:+.2f}"
     return f"{mean:+.2f} ± {half:.2f}" + (" *" if abs(mean) > half else "")
 
 
@@ -162,44 +178,73 @@ def table(header, rows):
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def show_trainings(name, runs, base=None, level=None, **settings):
-    """A table of all trainings; with settings of its axes a figure, mean and 95 % interval, where
-    a KEY is the name of a line and an x. base(KEY): the KEY that one is compared with; level: of
-    a dotted line.
-    """
+def name_of(key):
+    """In a table; an option is code."""
+    return f"`{key}`" if key.startswith("--") else key
+
+
+def show_trainings(name, runs, base=None):
+    """A table of all trainings; base(KEY): the KEY that one is compared with."""
     header = ["training", "n", "train accuracy (%)", "accuracy (%)"]
     header += ["difference (points)"] if base else []
-    rows, lines = [], {}
-    for key, count in Counter(run.split(" seed ")[0] for run in runs).items():
-        train_accuracy, right = over_seeds(runs, key, "train_accuracy"), over_seeds(runs, key)
-        learned = count if len(right) == count else f"{len(right)} of {count}"
-        rows.append([key, learned, percent(train_accuracy.values()), percent(right.values())])
+    rows = []
+    for key, count in keys_of(runs).items():
+        values = over_seeds(runs, key)
+        n = count if len(values) == count else f"{len(values)} of {count}"
+        train_accuracy = over_seeds(runs, key, "train_accuracy")
+        rows.append([name_of(key), n, percent(train_accuracy.values()), percent(values.values())])
         if base:
-            other = over_seeds(runs, base(key)) if base(key) != key else {}
-            rows[-1].append(difference(right, other) if other else "")
-        label, _, x = key.rpartition(" ")
-        if right:
-            x = float(x) if x.isdigit() or "." in x else x
-            lines.setdefault(label.split(",")[0], []).append((x, *interval(right.values())))
-    if settings:
-        figure, axis = figures.new()
-        for (label, points), (colour, look) in zip(lines.items(), LOOKS):
-            x, means, halves = zip(*sorted(points))
-            axis.errorbar(x, means, halves, fmt=look, color=colour, capsize=3, label=label)
-        axis.set(**{"ylabel": "test accuracy (%)"} | settings)
-        axis.minorticks_off()
-        if level:
-            axis.axhline(level, color=figures.GREY, linestyle=":")
-        figure.legend(loc="outside right center")
-        figure.savefig(f"figures/{name}.png")
+            others = over_seeds(runs, base(key)) if base(key) != key else {}
+            rows[-1].append(difference(values, others))
     return {name: table(header, rows)}
+
+
+def show_lines(name, runs, base=None, level=None, **settings):
+    """Their table, and a figure: mean accuracy and 95 % interval of runs "LINE X" against X.
+
+    What follows a comma in LINE is left out; level: of a dotted line; settings: of the axes.
+    """
+    lines = {}
+    for key in keys_of(runs):
+        line, _, x = key.rpartition(" ")
+        values = over_seeds(runs, key).values()
+        if values:
+            lines.setdefault(line.split(",")[0], []).append((float(x), *interval(values)))
+    figure, axis = figures.new()
+    for (line, points), (colour, look) in zip(lines.items(), LOOKS):
+        x, means, halves = zip(*sorted(points))
+        axis.errorbar(x, means, halves, fmt=look, color=colour, capsize=3, label=line)
+    axis.set(**{"ylabel": "test accuracy (%)"} | settings)
+    axis.minorticks_off()
+    if level:
+        axis.axhline(level, color=figures.GREY, linestyle=":")
+    figure.legend(loc="outside right center")
+    figure.savefig(f"figures/{name}.png")
+    return show_trainings(name, runs, base)
+
+
+def show_crossed(name, runs, base=None):
+    """A table of mean accuracies for runs "ROW, COLUMN seed N"; base: the column to compare with.
+    """
+    pairs = [key.split(", ", 1) for key in keys_of(runs)]
+    labels, columns = (dict.fromkeys(names) for names in zip(*pairs))
+    rows = []
+    for label in labels:
+        rows.append([label])
+        others = over_seeds(runs, f"{label}, {base}")
+        for column in columns:
+            values = over_seeds(runs, f"{label}, {column}")
+            rows[-1].append(percent(values.values()))
+            if base and column != base:
+                rows[-1][-1] += f" ({difference(values, others)})"
+    return {name: table(["accuracy (%)", *map(name_of, columns)], rows)}
 
 
 def show_records(name, runs):
     """A table of the numbers in each record."""
     first = next(iter(runs.values()))
     fields = [field for field in first if isinstance(first[field], (int, float))]
-    rows = [[f"`{key}`", *(f"{run[field]:.2%}" if "accuracy" in field else run[field]
+    rows = [[f"`{key}`", *(f"{100 * run[field]:.2f} %" if "accuracy" in field else run[field]
                            for field in fields)] for key, run in runs.items()]
     return {name: table(["", *(field.replace("_", " ") for field in fields)], rows)}
 
@@ -212,11 +257,13 @@ def show_optimizers(name, runs):
         look = "o:" if (optimizer, lr) == ("adam", 0.015) else look
         curves = torch.tensor(list(over_seeds(runs, f"{optimizer} {lr}", "curve").values()))
         errors = 100 * (1 - curves[:, :, 1].mean(0))
-        batches = range(50, 50 * len(errors) + 1, 50)
+        batches = [*range(50, BATCHES, 50), BATCHES]
         axis.semilogy(batches, errors.tolist(), look[1:], color=colour, label=f"{optimizer} {lr}")
+    for fall in (0.6, 0.85):
+        axis.axvline(fall * BATCHES, color=figures.GREY, linestyle=":")
     ticks = (1, 2, 5, 10, 20, 50)
-    axis.set(xlabel="mini-batches of 128 images", ylabel="error on 5,000 test images (%)",
-             yticks=ticks, yticklabels=ticks)
+    axis.set(xlabel="mini-batches of 128 images (dotted: the learning rate falls)",
+             ylabel="error (%), logarithmic", yticks=ticks, yticklabels=ticks)
     axis.legend()
     figure.savefig(f"figures/{name}.png")
     return show_trainings(name, runs, base=lambda key: "adamw 0.005")
@@ -226,33 +273,15 @@ def show_epochs(name, runs):
     """Its learning rate is constant, so each point of a curve is a training of so many epochs."""
     trainings = {}
     for key, run in runs.items():
-        for n, (first, second) in enumerate(run["curve"], 1):
+        for n, (train_accuracy, accuracy) in enumerate(run["curve"], 1):
             trainings[key.replace(" seed", f", epochs {n} seed")] = {
-                "train_accuracy": first, "accuracy": second, "seconds": run["seconds"] * n / 6}
-    return show_trainings(name, trainings, level=57.23, xlabel="epochs")
-
-
-def show_schedules(name, runs):
-    rows = []
-    for optimizer, lr in SCHEDULED:
-        falling, constant = (over_seeds(runs, f"{optimizer} {lr} {schedule}")
-                             for schedule in SCHEDULES)
-        rows.append([f"{optimizer} {lr}", percent(falling.values()), percent(constant.values()),
-                     difference(falling, constant)])
-    return {name: table(["", "falling (%)", "constant (%)", "difference (points)"], rows)}
-
-
-def show_settings(name, runs):
-    """Of validation images; of training images the first 1,000, at the last report."""
-    rows = [[f"`{key}`", f"{100 * run['test_accuracy']:.2f}", f"{100 * run['reports'][-1][2]:.1f}"]
-            for key, run in runs.items()]
-    return {name: table(["", "validation accuracy (%)", "train accuracy (%)"], rows)}
+                "train_accuracy": train_accuracy, "accuracy": accuracy}
+    return show_lines(name, trainings, level=57.23, xlabel="epochs")
 
 
 def show_bonus(name, runs):
-    first = next(iter(runs))
-    command = f"python fashion_mnist.py {first} --save runs/bonus.pth"
-    screen("fashion", command, runs[first]["output"])
+    screen("fashion", f"fashion_mnist.py {BONUS} --save runs/bonus.pth",
+           runs[f"{BONUS} seed 0"]["output"])
     return show_records(name, runs)
 
 
@@ -268,14 +297,15 @@ def show_shipped(name, runs):
 
 
 def show_outputs(name, runs):
-    for name, command in PRINTED.items():
-        screen(name, f"python {command}", runs[f"python {command}"]["output"])
+    for key, run in runs.items():
+        screen(key, PRINTED[key], run["output"])
     return {}
 
 
 def screen(name, command, output):
-    """Draw a picture of a terminal."""
-    lines = textwrap.wrap(f"$ {command}", 100, subsequent_indent="      ", break_on_hyphens=False)
+    """Draw a picture of a terminal: "python COMMAND" and what it printed."""
+    lines = textwrap.wrap(f"$ python {command}", 100, subsequent_indent="      ",
+                          break_on_hyphens=False)
     lines = [*(f"{line} \\" for line in lines[:-1]), lines[-1]]  # a long command goes on
     lines += [line.rstrip() for line in output]
     width, height = 0.075 * max(map(len, lines)) + 0.3, 0.155 * len(lines) + 0.25
@@ -288,7 +318,7 @@ def screen(name, command, output):
 
 # ------------------------------------------------------------------ the studies
 #
-# A run is called "LABEL X seed N": tables and figures split that again.
+# A run is called "KEY seed N": tables and figures split that again.
 
 
 class Study(NamedTuple):
@@ -301,6 +331,17 @@ def seeded(count, trainings, **options):
     """{"KEY seed N": run} for trainings {KEY: its options} and N from 0; options: of all."""
     return {f"{key} seed {seed}": partial(training, seed=seed, **(options | own))
             for seed in range(count) for key, own in trainings.items()}
+
+
+def scripts(count, command, options):
+    """{"KEY seed N": a run of a script} for options {KEY: text} and N from 0."""
+    return {f"{key} seed {seed}": partial(script, *f"{command} {text} --seed {seed}".split())
+            for seed in range(count) for key, text in options.items()}
+
+
+def named(options):
+    """{KEY: text}, where the text itself is the KEY."""
+    return {text: text for text in options}
 
 
 def small(key, epochs=6):
@@ -318,6 +359,7 @@ SGDS, ADAMS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3), (0.00015, 0.0005, 0.0015, 0.
 SWEEP = {"sgd": (0.01, 0.03, 0.1, 0.3, 1, 3), "momentum": SGDS, "nesterov": SGDS,
          "rmsprop": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03), "adagrad": SGDS,
          "adam": ADAMS, "adamw": ADAMS, "nadam": ADAMS}
+RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
 COMPARED = [("sgd", 0.3), ("momentum", 0.1), ("rmsprop", 0.003), ("adam", 0.015),
             ("adam", 0.005), ("adamw", 0.005)]  # at the best of these; Adam's best two are as good
 SCHEDULED = [("adam", 0.0015), ("adam", 0.005), ("adam", 0.015), ("sgd", 0.1), ("sgd", 0.3)]
@@ -325,20 +367,20 @@ SCHEDULES = {"falling": (0.6, 0.85), "constant": ()}
 CENTRED = {"prepare": lambda images, step=None: images * 2 - 1}  # to [-1, 1]
 LENET5 = {"dataset": "cifar10", "network": "lenet5", "augment": Augment()}
 FURTHER = LENET5 | {"optimizer": "adamw", "lr": 0.003} | CENTRED
-MOVED = ", flips and shifts"
-GRID = [f"flip {flip} rotation {rotation}"
-        for flip in (0, 0.5) for rotation in (0, 5, 10, 20, 45, 90, 180)]
-NONE, FLIP = "flip 0 rotation 0", "flip 0.5 rotation 0"
-show_augmented = partial(show_trainings, base=lambda key: re.sub("flip.*", NONE, key))
-WEIGHTS = "imagenet-resnet18.pth"  # from elsewhere: report.md says which they are
-BONUS = [f"--weights {WEIGHTS}{seed}" for seed in ("", " --seed 1", " --seed 2")]
-TUNED = ["", "--seed 1", "--lr 0.1", "--lr 0.01", "--batch-size 32", "--weight-decay 0.002",
+MOVED, SHIFTED = ", flips and shifts", FURTHER | {"augment": Augment(flip=0.5, shift=2)}
+TRAIN, FASHION = "train.py --save runs/model.pth", "fashion_mnist.py --save runs/bonus.pth"
+BONUS = "--weights imagenet-resnet18.pth"  # from elsewhere: report.md says which they are
+TUNED = ["--lr 0.1", "--lr 0.01", "--batch-size 32", "--weight-decay 0.002",
          "--label-smoothing 0", "--flip 0", "--shift 2", "--image-size 96", "--weights none",
          "--weights none --lr 0.1", "--weights none --lr 0.3", "--epochs 8",
          "--epochs 8 --shift 2"]
-PRINTED = {  # its name in report.md: the arguments of python
-    "dataset": "dataset.py", "model": "model.py",
-    "train": "train.py --save runs/model.pth",
+SHORT = "--validation 10000 --train-images 15000 --epochs 3"
+GRID = [f"flip {flip} rotation {rotation}"
+        for flip in (0, 0.5) for rotation in (0, 5, 10, 20, 45, 90, 180)]
+NONE, FLIP = "flip 0 rotation 0", "flip 0.5 rotation 0"
+none_of = partial(re.sub, "flip.*", NONE)
+PRINTED = {  # the name of its figure: the arguments of python
+    "dataset": "dataset.py", "model": "model.py", "train": TRAIN,
     "optimizer": "train.py --optimizer sgd --report-every 500 --save runs/sgd.pth",
     "cifar10": "train.py --dataset cifar10 --report-every 400 --epochs 2 --save runs/cifar10.pth",
     "turned": "fashion_mnist.py --weights none --image-size 64 --epochs 1 --batch-size 32 "
@@ -353,8 +395,8 @@ STUDIES = {
     "sweep": Study("six learning rates for each optimizer, on 5,000 validation images", seeded(
         2, {f"{name} {lr}": {"optimizer": name, "lr": lr}
             for name, rates in SWEEP.items() for lr in rates}, epochs=2, validation=5000),
-        partial(show_trainings, xlabel="learning rate", xscale="log", ylim=(84, 99.5),
-                ylabel="validation accuracy (%)")),
+        partial(show_lines, xlabel="learning rate", xscale="log", xticks=RATES, xticklabels=RATES,
+                ylim=(84, 99.5), ylabel="validation accuracy (%)")),
     "optimizers": Study("five optimizers at the best learning rates of `sweep`", seeded(
         10, {f"{name} {lr}": {"optimizer": name, "lr": lr} for name, lr in COMPARED},
         curve=(50, 5000)), show_optimizers),
@@ -362,44 +404,43 @@ STUDIES = {
         10, {f"momentum {lr}": {"optimizer": "momentum", "lr": lr} for lr in (0.03, 0.1)},
         validation=5000), show_trainings),
     "schedules": Study("MultiStepLR and a constant learning rate", seeded(
-        10, {f"{name} {lr} {schedule}": {"optimizer": name, "lr": lr, "milestones": milestones}
+        10, {f"{name} {lr}, {schedule}": {"optimizer": name, "lr": lr, "milestones": milestones}
              for name, lr in SCHEDULED for schedule, milestones in SCHEDULES.items()}),
-        show_schedules),
+        partial(show_crossed, base="constant")),
     "batch_sizes": Study("Adam at 0.005 times the square root of size/128", seeded(
         3, {f"batch {size}": {"batch_size": size, "lr": float(f"{0.005 * (size / 128)**0.5:.3g}")}
             for size in (16, 32, 64, 128, 256, 512)}),
         show_trainings),
-    "seeds": Study("`python train.py` from start to end", {
-        f"seed {seed}": partial(script, "train.py", f"--seed={seed}", "--save=runs/model.pth")
-        for seed in range(5)}, show_records),
+    "seeds": Study("`python train.py` from start to end",
+                   scripts(5, TRAIN, {"train.py": ""}), show_records),
     "tutorial": Study("LeNet-5 on CIFAR10 as in the hand-out, pixels in [0, 1] or [-1, 1]", seeded(
         5, {"as printed": {}, "centred": CENTRED}, **LENET5, optimizer="momentum", lr=0.001,
         epochs=6, batch_size=4, milestones=(), autocast=False, curve=(12500, None)), show_epochs),
-    "lenet5_further": Study("how far LeNet-5 goes on CIFAR10", seeded(
-        3, {f"{epochs} epochs": {"epochs": epochs} for epochs in (10, 30)}, **FURTHER) | {
-        f"{epochs} epochs{MOVED} seed {seed}": partial(
-            training, seed=seed, **FURTHER | {"epochs": epochs, "augment": Augment(0.5, shift=2)})
-        for epochs, count in ((10, 3), (30, 3), (100, 3), (300, 1)) for seed in range(count)},
+    "lenet5_further": Study("how far LeNet-5 goes on CIFAR10", {
+        **seeded(3, {f"{n} epochs": {"epochs": n} for n in (10, 30)}, **FURTHER),
+        **seeded(3, {f"{n} epochs{MOVED}": {"epochs": n} for n in (10, 30, 100)}, **SHIFTED),
+        **seeded(1, {f"300 epochs{MOVED}": {"epochs": 300}}, **SHIFTED)},
         partial(show_trainings, base=lambda key: key.removesuffix(MOVED))),
+    "bonus_settings": Study("fashion_mnist.py's settings, on 10,000 validation images", {
+        **scripts(2, f"{FASHION} {BONUS} {SHORT}", {"the defaults": ""}),
+        **scripts(1, f"{FASHION} {BONUS} {SHORT}", named(TUNED))}, show_trainings),
     "augmentation": Study("flips by rotations: ResNet18 at 32x32 on 4,000 images", seeded(
         3, {key: small(key) for key in GRID}),
-        partial(show_augmented, xlabel="rotation by up to (degrees)")),
+        partial(show_lines, base=none_of, xlabel="rotation by up to (degrees)")),
     "augmentation_and_length": Study("24 epochs of 4,000 images", seeded(
-        3, {key: small(key, epochs=24) for key in (NONE, FLIP, GRID[2])}), show_augmented),
-    "bonus_settings": Study("fashion_mnist.py's settings, on 10,000 validation images", {
-        text or "the defaults": partial(
-            script, "fashion_mnist.py", f"--weights={WEIGHTS}", "--validation=10000",
-            "--train-images=15000", "--epochs=3", "--save=runs/tuned.pth", *text.split())
-        for text in TUNED}, show_settings),
-    "bonus": Study("`python fashion_mnist.py`, from start to end", {
-        text: partial(script, "fashion_mnist.py", "--save=runs/bonus.pth", *text.split())
-        for text in BONUS}, show_bonus),
+        3, {key: small(key, epochs=24) for key in (NONE, FLIP, GRID[2])}),
+        partial(show_trainings, base=none_of)),
+    "bonus": Study("`python fashion_mnist.py` from start to end", {
+        **scripts(3, FASHION, named([BONUS])),
+        **scripts(1, FASHION, named(["--weights none", f"{BONUS} --image-size 224 --epochs 1"]))},
+        show_bonus),
     "shipped": Study("what the two models in this folder make of the test sets", {
         "model.pth": partial(examine, "model.pth", "mnist", "cnn"),
         "fashion_mnist.pth": partial(examine, "fashion_mnist.pth", "fashion-mnist", "resnet18")},
         show_shipped),
     "outputs": Study("what the programs print", {
-        f"python {run}": partial(script, *run.split()) for run in PRINTED.values()}, show_outputs)}
+        name: partial(script, *command.split()) for name, command in PRINTED.items()},
+        show_outputs)}
 
 
 def results(name):
@@ -414,64 +455,73 @@ def results(name):
 def record(name):
     """Run what results/NAME.json does not have yet."""
     done, runs = results(name), STUDIES[name].runs
-    precision = "bfloat16" if machine.has_bfloat16(DEVICE) else "float32"
-    on = (f"{PROCESSOR}, {os.cpu_count()} cores, {torch.get_num_threads()} used, {precision}, "
+    on = (f"{PROCESSOR}, {os.cpu_count()} cores, {torch.get_num_threads()} used, {PRECISION}, "
           f"{DEVICE}, Python {platform.python_version()}, torch {torch.__version__}")
     for key in [key for key in runs if key not in done]:
         try:
             done[key] = {**runs[key](), "machine": on}
-        except BaseException as stop:
-            stop.saved = f"{len(done)} of {len(runs)} runs are recorded: the same command goes on"
+        except BaseException as stop:  # command_line.script prints `saved`
+            count = sum(key in done for key in runs)
+            stop.saved = f"{count} of {len(runs)} runs are recorded: the same command goes on"
             raise
-        print(show_records(key, {key: done[key]})[key].splitlines()[-1])
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(run)}" for key, run in done.items())
         files.write(f"{{\n{lines}\n}}\n".encode(), f"results/{name}.json")
+        print(f"{key} is recorded")
 
 
 def report():
     """Draw figures/ and fill in the tables of report.md and appendix.md, from results/."""
-    blocks, machines = {}, []
+    found, blocks, machines = {}, {"layers": layers()}, []
     for name, study in STUDIES.items():
-        found = results(name)
-        if study.runs.keys() - found.keys():
+        recorded = results(name)
+        if study.runs.keys() - recorded.keys():
             raise UserError(f"results/{name}.json lacks runs: run python experiments.py {name}")
-        runs = {key: found[key] for key in study.runs}
-        used = dict.fromkeys(run["machine"] for run in runs.values())
-        machines.append([f"`{name}`", len(runs), "; ".join(used)])
-        blocks |= study.show(name, runs)
+        found[name] = {key: recorded[key] for key in study.runs}
+        used = dict.fromkeys(run["machine"].split(", Python")[0] for run in found[name].values())
+        machines.append([f"`{name}`", len(study.runs), "; ".join(used)])
+        blocks |= study.show(name, found[name])
     blocks["machines"] = table(["study", "runs", "machine"], machines)
+    blocks["glance"] = glance(found)
     columns = ["unit", "ours", "before", "course", "ceiling", "1 thread", "oneDNN"]
     rows = [[name, *(row.get(key, "") for key in columns)]
             for name, row in results("benchmark").items()]
     blocks["benchmark"] = table(["", *columns], rows)
-    blocks |= show_records("photos", results("photos")) | show_records("kills", results("kills"))
-    blocks |= {"layers": layers(), "glance": glance()}
-    for path in filter(os.path.exists, ("report.md", "appendix.md")):
+    for name in ("photos", "kills"):
+        blocks |= show_records(name, results(name))
+
+    def filled(match):
+        name = match[1]
+        return f"<!-- {name} -->\n{blocks.get(name) or source_of(name)}\n<!-- end -->"
+
+    for path in ("report.md", "appendix.md"):
         text = Path(path).read_text(encoding="utf-8")
-        text = re.sub(r"<!-- ([^\n]+) -->\n.*?<!-- end -->",
-                      lambda match: "\n".join([f"<!-- {match[1]} -->", blocks.get(match[1])
-                                               or source_of(match[1]), "<!-- end -->"]),
-                      text, flags=re.S)
+        text = re.sub(r"<!-- ([^\n]+) -->\n.*?<!-- end -->", filled, text, flags=re.S)
         files.write(text.encode(), path)
 
 
-def glance():
+def glance(found):
     """A table and a figure of the main results: a point for each training."""
-    tutorial = [100 * run["curve"][1][1] for key, run in results("tutorial").items()
+    def accuracies(study, key):
+        return list(over_seeds(found[study], key).values())
+
+    def shipped(path):
+        confusion = torch.tensor(found["shipped"][path]["confusion"])
+        return [100 * (confusion.trace() / confusion.sum()).item()]
+
+    tutorial = [100 * run["curve"][1][1] for key, run in found["tutorial"].items()
                 if key.startswith("as printed")]
-    shipped = {name: 100 * sum(row[i] for i, row in enumerate(run["confusion"])) / 10_000
-               for name, run in results("shipped").items()}
-    rows = [("CNN on MNIST", "`train.py`", 95, tests_of("seeds")),
-            ("CNN, model.pth", "`train.py --evaluate model.pth`", 95, [shipped["model.pth"]]),
-            ("ResNet18 on Fashion-MNIST", f"`fashion_mnist.py {BONUS[0]}`", 90, tests_of("bonus")),
+    rows = [("CNN on MNIST", "`train.py`", 95, accuracies("seeds", "train.py")),
+            ("CNN, model.pth", "`train.py --evaluate model.pth`", 95, shipped("model.pth")),
+            ("ResNet18 on Fashion-MNIST", f"`fashion_mnist.py {BONUS}`", 90,
+             accuracies("bonus", BONUS)),
             ("ResNet18, fashion_mnist.pth", "`fashion_mnist.py --evaluate fashion_mnist.pth`", 90,
-             [shipped["fashion_mnist.pth"]]),
+             shipped("fashion_mnist.pth")),
             ("LeNet-5 on CIFAR10", "[the tutorial's](README.md#the-tutorial)", 57.23, tutorial)]
     figure, axis = figures.new()
     for y, (_, _, wanted, values) in enumerate(reversed(rows)):
         axis.plot([100 - value for value in values], [y] * len(values), "o", color=figures.BLUE)
         axis.plot([100 - wanted], [y], "|", color=figures.ORANGE, markersize=16)
-    axis.set(xscale="log", xlabel="test error (%), logarithmic",
+    axis.set(xscale="log", xlabel="test error (%), logarithmic", ylim=(-0.5, len(rows) - 0.5),
              xticks=(1, 2, 5, 10, 20, 50), xticklabels=(1, 2, 5, 10, 20, 50),
              yticks=range(len(rows)),
              yticklabels=[name for name, *_ in reversed(rows)])
@@ -479,10 +529,6 @@ def glance():
     return table(["", "command", "hand-out (%)", "n", "test accuracy (%)"],
                  [[name, command, wanted, len(values), percent(values)]
                   for name, command, wanted, values in rows])
-
-
-def tests_of(study):
-    return [100 * run["test_accuracy"] for run in results(study).values()]
 
 
 def source_of(name):
@@ -516,7 +562,7 @@ def main():
     elif name:
         record(name)
     else:
-        print("\n".join(f"{name:<24} {study.about}" for name, study in STUDIES.items()))
+        print("\n".join(f"{name:<16} {study.about}" for name, study in STUDIES.items()))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def test_each_study_is_listed_and_runs_at_small_scale(name, call, monkeypatch):
 def test_a_script_is_run_as_a_user_does(folder, monkeypatch):
     monkeypatch.chdir(folder)
     run = experiments.script(train.__file__, "--train-images=9", "--validation=9", "--epochs=1")
-    assert 0 <= run["test_accuracy"] < 1 and run["mib"] > 100 and run["reports"][0][0] == 1
+    assert 0 <= run["accuracy"] < 1 and run["seconds"] > 0 and run["reports"][0][0] == 1
     with pytest.raises(UserError, match="-c raise SystemExit.* failed: why"):
         experiments.script("-c", "raise SystemExit('why')")
 
@@ -102,7 +102,9 @@ def test_statistics_of_a_worked_example():
     runs = {f"a seed {seed}": {"accuracy": value} for seed, value in enumerate((0.99, 0.11, 0.97))}
     assert experiments.over_seeds(runs, "a") == {0: 99, 2: 97}  # one collapsed
     assert experiments.difference({0: 1, 2: 2, 3: 4}, {0: 2, 1: 9, 2: 2, 3: 2}) == "+0.33 ± 3.79"
-    assert experiments.difference({0: 3, 1: 4}, {0: 1, 1: 2}) == "+2.00 ± 0.00 *"
+    assert experiments.difference({0: 3, 1: 4, 2: 5}, {0: 1, 1: 2, 2: 3}) == "+2.00 ± 0.00 *"
+    assert experiments.difference({0: 3, 1: 4}, {0: 1, 1: 2}) == "+2.00"  # too few for an interval
+    assert experiments.difference({0: 3}, {}) == ""
 
 
 def test_the_report_is_what_results_and_network_give(tmp_path, monkeypatch):
