@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import contextlib
+import itertools
 import math
 import os
 import signal
@@ -46,7 +47,7 @@ def milestones(text):
         return []
     try:
         values = [float(part) for part in text.split(",")]
-        if values == sorted(set(values)) and values[0] > 0 and values[-1] < math.inf:
+        if all(a < b for a, b in itertools.pairwise([0, *values, math.inf])):
             return values
     except ValueError:
         pass
@@ -128,7 +129,7 @@ def script(main):
 
 
 def verdict(error):
-    """(exit status, the line to print) for what ended a script; (None, None) for a bug."""
+    """(exit status, the line to print) for what ended a script; (None, None) for a bug or exit."""
     saved = getattr(error, "saved", None)
     also = f"; {saved}" if saved else ""
     if isinstance(error, UserError):

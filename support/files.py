@@ -139,11 +139,8 @@ def read_weights(path):
     state = next(filter(is_state_dict, [content, *values]), None)
     if state is None:
         raise UserError(f"{path}: not a model file: it holds no state_dict")
-    while all("." in name for name in state):
-        prefixes = {name.partition(".")[0] for name in state}
-        if len(prefixes) > 1:
-            break
-        consume_prefix_in_state_dict_if_present(state, f"{prefixes.pop()}.")
+    prefix, dot, _ = os.path.commonprefix(list(state)).rpartition(".")
+    consume_prefix_in_state_dict_if_present(state, prefix + dot)
     return state
 
 

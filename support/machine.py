@@ -2,25 +2,24 @@
 
 import contextlib
 import ctypes
-import glob
 import hashlib
 import socket
-import sys
-import time
 from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from support import UserError, processes
+
+THREADS = torch.get_num_threads()
 
 
 def set_up(args):
     """(device, whether forward passes are in bfloat16) for --device, --precision, --threads."""
     keep_freed_memory()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    threads = args.threads or THREADS
+    if threads != torch.get_num_threads():  # in a notebook the last run may have set another
+        torch.set_num_threads(threads)
     device = pick_device(args.device)
     if args.precision == "auto":
         return device, has_bfloat16(device)
@@ -82,38 +81,12 @@ def has_bfloat16(device=torch.device("cpu")):
 def circumstances(device, autocast):
     """What a run's numbers depend on, apart from its options."""
     root = Path(__file__).parents[1]
-    code = b"".join(Path(root, f"{name}.py").read_bytes()
-                    for name in ("dataset", "model", "train", "fashion_mnist"))
+    scripts = [root / f"{name}.py" for name in ("dataset", "model", "train", "fashion_mnist")]
+    code = b"".join(path.read_bytes() for path in scripts + sorted(root.glob("support/*.py")))
     return {"torch": torch.__version__, "device": device.type,
             "precision": "bfloat16" if autocast else "float32",
             "threads": torch.get_num_threads(), "processes": processes.COUNT,
             "code": hashlib.sha256(code).hexdigest()[:8]}
-
-
-class Cores:
-    """Says once, after five seconds, where this process's threads have to wait for cores."""
-
-    def __init__(self):
-        self.begun, self.waited, self.looked = time.perf_counter(), waited(), False
-
-    def look(self):
-        seconds = time.perf_counter() - self.begun
-        if self.looked or seconds < 5:
-            return
-        self.looked, threads = True, torch.get_num_threads()
-        share = (waited() - self.waited) / (seconds * threads)
-        if threads > 1 and share > 0.1:
-            tqdm.write(f"the cores are shared: {threads} threads waited for one {share:.0%} of "
-                       "the time; fewer --threads may be faster", file=sys.stderr)
-
-
-def waited():
-    """Seconds that this process's threads, added up, have waited for a core; Linux alone says."""
-    nanoseconds = 0
-    for path in glob.glob("/proc/self/task/*/schedstat"):
-        with contextlib.suppress(OSError):  # a thread that has just ended
-            nanoseconds += int(Path(path).read_text().split()[1])
-    return nanoseconds / 1e9
 
 
 def keep_freed_memory():
@@ -138,20 +111,13 @@ def faster(model):
     """
     if type(model) is not nn.Sequential:
         return model
-    layers = list(flat(model))
+    layers = []
+    for layer in model:
+        layers += layer if type(layer) is nn.Sequential else [layer]
     for i in range(1, len(layers)):
         if isinstance(layers[i - 1], nn.ReLU) and isinstance(layers[i], nn.MaxPool2d):
             layers[i - 1], layers[i] = layers[i], layers[i - 1]
     return nn.Sequential(*layers)
-
-
-def flat(model):
-    """The layers of an nn.Sequential and of those in it."""
-    for layer in model:
-        if type(layer) is nn.Sequential:
-            yield from flat(layer)
-        else:
-            yield layer
 
 
 @contextlib.contextmanager

@@ -40,10 +40,11 @@ def read(picture, mode="L"):
     try:
         if isinstance(picture, Image.Image):
             return prepared(picture, mode)
-        with warnings.catch_warnings(), Image.open(picture) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures; too large ones are refused
-            image.draft(mode, (SIDE, SIDE))  # a JPEG is decoded at a half, a quarter, an eighth
-            return prepared(image, mode)
+            with Image.open(picture) as image:
+                image.draft(mode, (SIDE, SIDE))  # a JPEG is decoded at a half, a quarter, ...
+                return prepared(image, mode)
     except Image.UnidentifiedImageError:
         raise UserError("not a picture that Pillow reads") from None
     except Exception as error:  # Pillow raises nearly anything on damaged files

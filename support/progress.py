@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from support import Diverged, UserError, files, machine, processes
+from support import Diverged, UserError, files, processes
 
 
 class Progress:
@@ -21,7 +21,6 @@ class Progress:
         self.path, self.parts, self.step, self.reports = path, parts, 0, []
         self.losses = torch.zeros(total, device=device)  # to read each would stall a GPU
         self.started = self.saved = time.perf_counter()
-        self.cores = machine.Cores()
         exists = path is not None and Path(path).exists()
         state = processes.from_first(lambda: files.read(path, "checkpoint") if exists else None)
         if state is not None:
@@ -38,16 +37,13 @@ class Progress:
             raise UserError(f"{self.path}: a checkpoint of another training") from None
 
     def seconds(self):
-        """Of training and measuring, but for the time between a stop and --resume."""
+        """Of training and measuring, without pauses between a stop and --resume."""
         return time.perf_counter() - self.started
 
     def add(self, loss):
-        """Count a mini-batch and keep its loss; every 100 look whether they are finite, and once
-        whether other programs use the cores.
-        """
+        """Count a mini-batch and keep its loss; every 100 look whether they are finite."""
         self.losses[self.step] = processes.mean(loss.detach())
         self.step += 1
-        self.cores.look()
         if self.step % 100 == 0 and not self.losses.isfinite().all():
             raise Diverged("the loss is not finite: try a smaller learning rate (--lr); "
                            "no model was saved")

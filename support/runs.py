@@ -9,6 +9,7 @@
 import argparse
 import contextlib
 import json
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -77,7 +78,9 @@ def open_folder(folder, args, script, now):
         print("; ".join([f"going on with {folder}", *changed]))
         return folder
     try:
-        folder = new_folder(args.runs)
+        os.makedirs(args.runs, exist_ok=True)
+        folder = Path(args.runs, f"{datetime.now():%Y-%m-%d-%H%M%S-%f}")
+        folder.mkdir()
         files.write_json({"script": script, "options": vars(args), "circumstances": now},
                          folder / "settings.json")
     except OSError as error:
@@ -85,18 +88,9 @@ def open_folder(folder, args, script, now):
     return folder
 
 
-def new_folder(parent):
-    """A folder called by the time; another process that took the name has it alone."""
-    while True:
-        folder = Path(parent, datetime.now().strftime("%Y-%m-%d-%H%M%S-%f"))
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
-
-
 @contextlib.contextmanager
 def locked(folder):
-    """Keep other processes off the run; raises UserError where one is at it."""
+    """Keep other processes off the run; raises UserError where one is at it, or has ended it."""
     if fcntl is None or not processes.FIRST:
         yield
         return
@@ -105,12 +99,14 @@ def locked(folder):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{folder} is being trained by another process") from None
+        if (folder / "history.json").exists() and not (folder / "checkpoint.pt").exists():
+            raise UserError(f"{folder} has been ended by another process")
         yield
 
 
 @contextlib.contextmanager
 def saying_what_is_saved(folder):
-    """Give whatever exception ends the block a sentence, `saved`, for the line that it becomes."""
+    """Tell whatever exception ends the block, in `saved`, what of the training is on the disk."""
     try:
         yield
     except Diverged as error:

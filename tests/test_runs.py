@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from datetime import datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +17,7 @@ import torch
 import scripts
 import train
 from model import cnn, lenet5
-from support import Diverged, command_line, figures, files, processes, runs
+from support import Diverged, UserError, command_line, figures, files, processes, runs
 from support.progress import Progress
 
 TINY = ["--train-images", 128, "--batch-size", 32, "--epochs", 1, "--report-every", 2,
@@ -85,15 +84,6 @@ def test_a_whole_run(call, whole, monkeypatch):
     status, out, err = call(train, "--evaluate", "model.pth", "--validation", 200)
     assert (status, err) == (0, "") and out.startswith(f"model.pth: {right} (")
     assert sorted(folder.rglob("*")) == before
-
-
-def test_two_runs_begun_in_the_same_instant_have_a_folder_each(tmp_path, monkeypatch):
-    instant = datetime(2026, 11, 28)
-    times = [instant, instant, instant, instant + timedelta(seconds=1)]
-    monkeypatch.setattr(runs, "datetime", SimpleNamespace(now=lambda: times.pop(0)))
-    args = SimpleNamespace(runs=str(tmp_path), resume=None)
-    first, second = (runs.open_folder(None, args, "train.py", {}) for _ in range(2))
-    assert first != second and times == []
 
 
 def test_killed_at_any_moment_and_resumed_is_as_if_never_killed(folder, whole):
@@ -185,6 +175,13 @@ def test_an_option_that_contradicts_the_run_is_named(stopped, refused, call, fol
     assert (status, err) == (0, "") and out.startswith(f"going on with {run}\n")
     assert re.findall(r"batch +(\d+)/", out) == ["3", "4"] and call(train, *TINY)[0] == 0
     assert (folder / "other.pth").read_bytes() == (folder / "model.pth").read_bytes()
+
+
+def test_a_run_that_another_process_has_ended_is_not_begun_anew(tmp_path):
+    (tmp_path / "history.json").touch()
+    with pytest.raises(UserError, match="has been ended by another process"):
+        with runs.locked(tmp_path):
+            pass
 
 
 def test_which_run_is_resumed_and_what_has_changed(stopped, call, folder):

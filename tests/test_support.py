@@ -1,13 +1,11 @@
 """Files, options, devices and pictures: support/, but for runs, processes and the data."""
 
-import contextlib
 import io
 import os
 import pickle
 import shutil
 import subprocess
 import sys
-import time
 from collections import OrderedDict
 from types import SimpleNamespace
 
@@ -15,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import nn
 
 import fashion_mnist
@@ -179,21 +178,6 @@ def test_where_bfloat16_pays(monkeypatch, can, pays):
         assert machine.set_up(args) == (torch.device("cpu"), expected)
 
 
-@pytest.mark.parametrize("threads, waiting, said", [(2, 0.3, True), (2, 0.05, False),
-                                                    (1, 0.9, False)])
-def test_cores_that_are_shared_are_said_once(monkeypatch, capsys, threads, waiting, said):
-    clock = [100.0]
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(machine.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(machine, "waited", lambda: 7 + waiting * threads * (clock[0] - 100))
-    cores = machine.Cores()
-    for clock[0] in (104.9, 105.1, 120.0):
-        cores.look()
-    line = "the cores are shared: 2 threads waited for one 30% of the time; " \
-           "fewer --threads may be faster\n"
-    assert capsys.readouterr() == ("", line if said else "")
-
-
 @pytest.mark.parametrize("looks, expected", [("1", False), ("0", False), ("2221", False),
                                              ("22322", True)])
 def test_threads_sleep_where_another_program_runs(monkeypatch, looks, expected):
@@ -202,25 +186,10 @@ def test_threads_sleep_where_another_program_runs(monkeypatch, looks, expected):
     assert support.others_run() == expected and texts == []
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="Linux says it")
-def test_how_long_a_process_waited_for_a_core():
-    def work():
-        return [sum(range(100)) for _ in range(200_000)]
-
-    before = machine.waited()
-    time.sleep(0.2)
-    asleep = machine.waited() - before  # is not waiting
-    with contextlib.ExitStack() as stack:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # this and another on one core
-        stack.callback(os.sched_setaffinity, 0, range(os.cpu_count()))
-        other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        stack.callback(other.wait)
-        stack.callback(other.kill)
-        time.sleep(0.5)
-        before, start = machine.waited(), time.perf_counter()
-        work()
-        share = (machine.waited() - before) / (time.perf_counter() - start)
-    assert asleep < 0.1 and 0.2 < share < 0.9
+def test_threads_are_for_one_run():
+    for threads in (1, None):
+        machine.set_up(SimpleNamespace(threads=threads, device="cpu", precision="float32"))
+        assert torch.get_num_threads() == (threads or machine.THREADS)
 
 
 def test_a_faster_network_gives_the_same_to_the_last_bit():
@@ -335,3 +304,7 @@ def test_the_pictures_show_what_was_measured_under_any_name(tmp_path, monkeypatc
     axis, = figures.confusion(torch.tensor([[3, 0], [2, 5]]), ["a", "b"], "test").axes
     texts = {(text.get_position()[::-1], text.get_text()) for text in axis.texts}
     assert texts == {((0, 0), "3"), ((1, 0), "2"), ((1, 1), "5")}
+    shown = [(os.fsdecode(b"m\xe8.png"), Image.new("RGB", (9, 9)), torch.zeros(1, 1, 28, 28),
+              torch.full((1, 10), 0.1))]
+    figures.answers(shown, testset.classes, tmp_path / "answers.png", 1)
+    assert drawn[3].axes[0].texts[0].get_text() == r"m\udce8.png"
