@@ -9,6 +9,7 @@ import runpy
 import signal
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -35,27 +36,22 @@ class Script:
 
     def __init__(self, folder, script, *arguments, **environment):
         self.folder = folder
-        log = os.path.join(folder, f".{script}-{time.monotonic_ns()}")
-        self.logs = log + ".out", log + ".err"
+        self.logs = [Path(folder, f".{script}-{time.monotonic_ns()}.{name}")
+                     for name in ("out", "err")]
+        for log in self.logs:
+            log.touch()
         self.process = FORKS.Process(target=child, args=(
-            script, list(map(str, arguments)), str(folder), environment, *self.logs))
+            script, list(map(str, arguments)), str(folder), environment, *self.logs), daemon=True)
         self.process.start()
         self.pid = self.process.pid
 
-    def read(self, number):
-        try:
-            with open(self.logs[number], errors="backslashreplace") as file:
-                return file.read()
-        except FileNotFoundError:
-            return ""
-
     @property
     def out(self):
-        return self.read(0)
+        return self.logs[0].read_text(errors="backslashreplace")
 
     @property
     def err(self):
-        return self.read(1)
+        return self.logs[1].read_text(errors="backslashreplace")
 
     def wait_for(self, text, seconds=120):
         """Wait until it has printed `text`."""

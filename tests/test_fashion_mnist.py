@@ -209,6 +209,8 @@ def test_the_options_reach_the_training(call, folder, monkeypatch):
     assert seen["kernels"].items() >= expected.items()
     assert [seen["prepare"](torch.zeros(1, 1, 28, 28), i).shape[-1] for i in (3, 4)] == [48, 40]
     assert same(seen["model"], script.start_weights("none", 9)[0].state_dict())
+    call(script, "--weights", "none", "--device", "cpu", "--train-images", 8)
+    assert set(seen["costs"]) == {64**2}  # the default
 
 
 def test_a_mistake_is_one_line_and_status_2(refused, folder):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 from torchvision import models, transforms
 
 import model
@@ -29,22 +28,6 @@ def test_layers_and_formulas(build, shape, layers):
     assert parameters(network) == sum(layers) == {3: 62_006, 1: 31_898}[shape[0]]
     assert network(torch.zeros(5, *shape)).shape == (5, 10)
     assert network[0][0].weight.data_ptr() != build()[0][0].weight.data_ptr()  # a fresh one
-
-
-def test_layers_of_other_networks_have_a_row_each():
-    layers = [(nn.Conv2d(4, 8, 3, bias=False), "Conv 3x3", "3x3x4x8 = 288"),
-              (nn.BatchNorm2d(8), "BatchNorm2d", "8 + 8 = 16"), (nn.ReLU(), "ReLU", "0"),
-              (nn.Conv2d(8, 16, 3, groups=4), "Conv 3x3", "3x3x2x16 + 16 = 304"),
-              (nn.Dropout(), "Dropout", "0"), (nn.MaxPool2d(2), "Max pooling 2x2", "0"),
-              (nn.AdaptiveAvgPool2d(1), "AdaptiveAvgPool2d", "0"),
-              (nn.Flatten(), "(flatten)", "0"),
-              (nn.Linear(16, 10, bias=False), "FC", "16x10 = 160")]
-    network = nn.Sequential(*(layer for layer, _, _ in layers))
-    rows = model.layer_table(network, (4, 12, 12))
-    assert [(row["layer"], row["formula"]) for row in rows] == [row[1:] for row in layers]
-    assert sum(row["parameters"] for row in rows) == parameters(network)
-    assert [row["number"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, None, 8]
-    assert rows[-1]["input"] == (16, 16) and rows[-1]["output"] == (16, 10)
 
 
 def test_the_ready_made_network_of_the_tutorial():

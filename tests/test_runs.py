@@ -103,12 +103,12 @@ def test_killed_at_any_moment_and_resumed_is_as_if_never_killed(folder, whole):
     assert sorted(os.listdir(run)) == FINISHED
 
 
-@pytest.mark.parametrize("number, moment, status, words", [
-    (signal.SIGINT, "batch      8/", 130, "Ctrl-C" + GO_ON),
-    (signal.SIGTERM, "batch      8/", 143, "SIGTERM" + GO_ON),
-    (signal.SIGTERM, "cnn on mnist", 143, "SIGTERM(; .*nothing was saved)?")])
-def test_stopped_by_a_signal(folder, number, moment, status, words):
-    script = scripts.Script(folder, "train.py", *SHORT, "--epochs", 100)
+@pytest.mark.parametrize("number, moment, status, every, words", [
+    (signal.SIGINT, "batch      8/", 130, 4, "Ctrl-C" + GO_ON),
+    (signal.SIGTERM, "batch      8/", 143, 4, "SIGTERM" + GO_ON),
+    (signal.SIGTERM, "cnn on mnist", 143, 10_000, "SIGTERM(; .*nothing was saved)?")])
+def test_stopped_by_a_signal(folder, number, moment, status, every, words):
+    script = scripts.Script(folder, "train.py", *SHORT, "--epochs", 100, "--report-every", every)
     script.wait_for(moment)
     script.signal(number)
     end = script.end()
@@ -186,7 +186,7 @@ def test_a_run_that_another_process_has_ended_is_not_begun_anew(tmp_path):
 
 def test_which_run_is_resumed_and_what_has_changed(stopped, call, folder):
     """The one named; else the newest that is this script's, unfinished and not damaged."""
-    first, second = stopped(), stopped("--seed", 1)
+    first, second, third = (stopped("--seed", seed) for seed in range(3))
     settings = files.read_json(f"{first}/settings.json")
     now = settings["circumstances"]
     was = {"torch": "1.0", "precision": "x", "processes": 8, "code": "01234567"}
@@ -196,9 +196,9 @@ def test_which_run_is_resumed_and_what_has_changed(stopped, call, folder):
                                       b'{"script": "fashion_mnist.py", "options": {"lr": 0.1}}')):
         os.mkdir(f"runs/z{number}")
         files.write(content, f"runs/z{number}/settings.json")
-    for options, line in (([], f"going on with {second}"),
-                          ([first], f"going on with {first}; {changed}"),
-                          ([], f"{second} has ended: there is nothing to resume"),
+    for options, line in (([second], f"going on with {second}"), ([], f"going on with {third}"),
+                          ([], f"going on with {first}; {changed}"),
+                          ([], f"{third} has ended: there is nothing to resume"),
                           ([first], f"{first} has ended: there is nothing to resume")):
         status, out, err = call(train, "--resume", *options)
         assert (status, err) == (0, "") and out.splitlines()[0] == line

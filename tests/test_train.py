@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 import train
 from dataset import Augment
 from model import MODELS, cnn, load_weights
-from support import Diverged, files, machine, progress, sources
+from support import Diverged, UserError, files, machine, progress, sources
 
 
 @pytest.fixture
@@ -233,6 +233,30 @@ def test_any_dataset_for_any_model(call, folder, monkeypatch, dataset, network):
     assert (status, err) == (0, "") and out.endswith(f" of 200 images of {dataset})\n")
 
 
+def test_the_options_reach_the_training(call, folder, monkeypatch):
+    def fit(model, trainset, testset, optimizer, scheduler, epochs, **options):
+        seen.update(options, model=model, images=len(trainset), epochs=epochs,
+                    optimizer=optimizer, scheduler=scheduler, augment=repr(options["augment"]))
+        raise UserError("enough")
+
+    seen = {}
+    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.chdir(folder)
+    line = ("--optimizer rmsprop --lr 0.5 --momentum 0.75 --weight-decay 0.125 --milestones 1,1.5 "
+            "--flip 0.25 --rotation 7 --shift 3 --epochs 2 --seed 9 --precision bfloat16 "
+            "--report-every 5 --train-images 64 --batch-size 16")
+    assert call(train, *line.split())[2] == "train.py: error: enough\n"
+    expected = {"images": 64, "epochs": 2, "batch_size": 16, "seed": 9, "autocast": True,
+                "report_every": 5, "augment": "Augment(flip=0.25, rotation=7.0, shift=3)"}
+    assert seen.items() >= expected.items() and type(seen["optimizer"]) is optim.RMSprop
+    expected = {"initial_lr": 0.5, "momentum": 0.75, "weight_decay": 0.125}
+    assert seen["optimizer"].param_groups[0].items() >= expected.items()
+    assert dict(seen["scheduler"].milestones) == {4: 1, 6: 1}
+    assert seen["scheduler"].gamma == pytest.approx(0.1)
+    torch.manual_seed(9)
+    assert same(seen["model"], cnn())
+
+
 MISTAKES = """--dataset mnits: fashion-mnist | --model resnet: lenet5 | --optimizer adm: rmsprop
 --lr 0: number above 0 to 1000000 | --lr fast: number | --lr nan: number | --lr 1e38: 1000000
 --momentum 1.5: from 0 to 0.9999 | --momentum 0.9: SGD adam | --weight-decay -1: from 0
@@ -241,7 +265,7 @@ MISTAKES = """--dataset mnits: fashion-mnist | --model resnet: lenet5 | --optimi
 --milestones 6,5: none or rising | --milestones 12: before end epoch 5 | --milestones x: rising
 --rotation 181: from 0 to 180 | --shift 1.5: whole number | --validation 60000: training images
 --train-images 0: from 1 | --report-every 0: from 1 | --threads 0: from 1 | --precision x: float32
---device gpu: auto cpu cuda:1 | --device cuda:99: this machine | --resume: no run of train.py
+--device gpu: auto cpu cuda:1 | --device cuda:99: cuda:99 | --resume: no run of train.py
 --save no/model.pth: no folder | --save .: name a file | --evaluate nowhere.pth: no such file
 --data text.txt: not a folder | --runs text.txt: a folder | --frob: unrecognized
 --resume text.txt: no run of train.py in text.txt | model.pth: unrecognized"""
