@@ -18,3 +18,17 @@ def test_lines_and_functions_are_short(path):
                  if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     assert [node.name for node in functions  # decorators not counted
             if node.end_lineno - node.lineno >= LONGER.get((str(path), node.name), 60)] == []
+
+
+def test_imports_run_one_way():
+    """A script imports those before it, support/ none of them."""
+    scripts = ["dataset", "model", "train", "fashion_mnist", "predict", "experiments"]
+    checked = [path for path in FILES if path.parts[0] == "support" or str(path.parent) == "."]
+    for path in checked:
+        nodes = list(ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))))
+        names = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        names |= {alias.name for node in nodes if isinstance(node, ast.Import)
+                  for alias in node.names}
+        first = scripts.index(path.stem) if path.stem in scripts else 0
+        assert not names & set(scripts[first:]), path
+    assert len(checked) > 15
