@@ -22,22 +22,14 @@ To fetch and check all three datasets (290 MB on disk, nothing is fetched twice)
 """
 
 import operator
-import sys
-import warnings
-from pathlib import Path
 
 # before torch: support/__init__.py says why
-from support import DataError, command_line, sources
+from support import command_line, sources
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
-
-__all__ = ["Augment", "DataError", "ImageDataset", "imshow", "load_cifar10",
-           "load_fashion_mnist", "load_mnist", "preprocess_for"]
-
-CPU = torch.device("cpu")
 
 # ------------------------------------------------------------------ a dataset
 
@@ -90,9 +82,7 @@ class ImageDataset(Dataset):
         return images, self.labels.index_select(0, index)
 
     def to(self, device):
-        """The same split on `device`; itself if it is there."""
-        if self.images.device == torch.device(device):
-            return self
+        """The same split on `device`; where it is there, with the same tensors."""
         return self.with_data(self.images.to(device), self.labels.to(device))
 
     def subset(self, indices):
@@ -187,7 +177,8 @@ def preprocess_for(channels, size):
 class Augment:
     """Random flips, rotations and shifts, drawn anew for EVERY image of a batch.
 
-    augment(images, generator=None): float [B, C, H, W] in and out, on any device.
+    augment(images, generator=None): float [B, C, H, W] in and out, on any device; the generator is
+    the CPU's.
     flip: probability of a horizontal flip; rotation: largest angle in degrees, either way;
     shift: most pixels, either way, in x and in y. What comes in from outside is black.
     Raises ValueError.
@@ -212,19 +203,15 @@ class Augment:
         """For each of `count` images: whether to flip it, bool [count]; by how many degrees to
         turn it counter-clockwise [count]; by how many pixels to move it right and down [count, 2].
         """
-        device = CPU if generator is None else generator.device
-        flips = torch.rand(count, generator=generator, device=device) < self.flip
-        angles = (torch.rand(count, generator=generator, device=device) * 2 - 1) * self.rotation
-        shifts = torch.randint(-self.shift, self.shift + 1, (count, 2), generator=generator,
-                               device=device)
+        flips = torch.rand(count, generator=generator) < self.flip
+        angles = (torch.rand(count, generator=generator) * 2 - 1) * self.rotation
+        shifts = torch.randint(-self.shift, self.shift + 1, (count, 2), generator=generator)
         return flips, angles, shifts
 
     def __call__(self, images, generator=None):
         if images.dim() != 4 or not images.is_floating_point():
             raise ValueError("images are float [B, C, H, W], not "
                              f"{images.dtype} {list(images.shape)}")
-        if not (self.flip or self.rotation or self.shift):
-            return images
         flips, angles, shifts = self.draw(len(images), generator)
         if self.flip:
             flips = flips.to(images.device, non_blocking=True)
@@ -264,62 +251,20 @@ def imshow(image, title=None, path=None):
     It is saved to `path`, if given, or to imshow.png where there is no display; a line says so.
     Raises ValueError.
     """
-    import matplotlib.pyplot as plt  # here, for it takes longer to import than MNIST to load
-    image = displayable(image)
-    try:
-        figure, axes = plt.subplots()
-    except ImportError:  # a window was asked for, but there is no display
-        plt.switch_backend("agg")
-        figure, axes = plt.subplots()
-    axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
+    from support import display  # here, for matplotlib takes longer to import than MNIST to load
+    image = display.as_float(image)
+    figure, axes = display.new()
+    axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)  # channels go last
     axes.set_axis_off()
     axes.set_title(title or "")
-    headless = plt.get_backend().lower() in ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
-    if headless or path:
-        path = Path(path or "imshow.png")
-        try:
-            figure.savefig(path, format=path.suffix[1:] or "png", bbox_inches="tight")
-            print(f"image saved as {path}")
-        except OSError as error:
-            print(f"imshow cannot save {path}: {error.strerror}", file=sys.stderr)
-    if not headless:
-        plt.show()
-    plt.close(figure)
-
-
-def displayable(image):
-    """Float [C, H, W] in [0, 1], for whatever imshow takes."""
-    if hasattr(image, "convert"):  # a PIL image, of any mode
-        image = image.convert("RGB")
-    if not isinstance(image, torch.Tensor):
-        image = torch.from_numpy(np.array(image))
-    image = image.detach().cpu()
-    shape = list(image.shape)
-    if image.dim() == 2:
-        image = image[None]
-    if image.dim() > 2 and image.shape[-3] not in (1, 3):
-        image = image.movedim(-1, -3)
-    if image.dtype == torch.uint8:
-        image = image / 255
-    if (image.dim() not in (3, 4) or image.shape[-3] not in (1, 3) or not image.numel()
-            or not image.is_floating_point()):
-        raise ValueError(f"an image is float or uint8 [1 or 3, H, W], not {image.dtype} {shape}")
-    low, high = image.min(), image.max()
-    if low < 0 or high > 1:
-        warnings.warn("values outside of [0, 1], as of a normalised image: imshow scales them to "
-                      "their own range", stacklevel=3)
-        image = (image - low) / (high - low).clamp(min=1e-9)
-    if image.dim() == 4:
-        from torchvision.utils import make_grid
-        image = make_grid(image)
-    return image.float()
+    display.show(figure, path)
 
 
 def main():
     parser = command_line.Parser(prog="dataset.py", description="Fetch and check the datasets.")
-    parser.add_argument("--root", default="data",
+    parser.add_argument("--data", default="data", metavar="FOLDER",
                         help="the folder that holds the data or gets them (default: %(default)s)")
-    root = parser.parse_args().root
+    root = parser.parse_args().data
     for source in (sources.MNIST, sources.FASHION, sources.CIFAR10):
         trainset, testset = load(source, root)
         shape = "x".join(map(str, trainset.images.shape[1:]))

@@ -38,7 +38,7 @@ from torch import nn
 import fashion_mnist
 import train
 from dataset import Augment, preprocess_for
-from model import MODELS, cnn, layer_table, load_weights, resnet18
+from model import MODELS, cnn, layer_table, resnet18
 
 NETWORKS = MODELS | {"resnet18": (resnet18, 1, 28)}
 DEVICE = machine.pick_device("auto")
@@ -57,7 +57,7 @@ def load(dataset, network, validation=0, images=None):
 
 def training(dataset="mnist", network="cnn", *, seed, epochs=5, batch_size=128, images=None,
              optimizer="adam", lr=0.005, milestones=(0.6, 0.85), augment=RECIPE, validation=0,
-             prepare=train.as_it_is, autocast=machine.has_bfloat16(DEVICE), curve=None):
+             prepare=nn.Identity(), autocast=machine.has_bfloat16(DEVICE), curve=None):
     """Train on the first `images` images as train.py or, ResNet18, fashion_mnist.py does.
 
     curve: (mini-batches between measurements, on how many images of each set, None for all).
@@ -69,7 +69,7 @@ def training(dataset="mnist", network="cnn", *, seed, epochs=5, batch_size=128, 
     loss_fn = nn.CrossEntropyLoss(label_smoothing=0.1 if network == "resnet18" else 0.0)
     if network == "resnet18":
         optimizer = fashion_mnist.make_optimizer(model, lr=0.05)
-        schedule = fashion_mnist.make_schedule(optimizer, [1] * total)
+        schedule = fashion_mnist.make_schedule(optimizer, total)
     else:
         optimizer = train.make_optimizer(optimizer, model.parameters(), lr)
         schedule = train.make_schedule(optimizer, total, milestones)
@@ -111,16 +111,16 @@ def script(*command):
 
 def examine(path, dataset, network):
     """What a model in this folder makes of the test set."""
-    testset, prepare = load(dataset, network)[1], train.as_it_is
+    testset, prepare = load(dataset, network)[1], nn.Identity()
     model = NETWORKS[network][0]().to(DEVICE, memory_format=torch.channels_last)
-    state = load_weights(model, path)
+    state = files.load_weights(model, path)
     if network == "resnet18":
         size = files.note_in(state, "image_size", fashion_mnist.SIZE)
         prepare = partial(fashion_mnist.prepare, size=size)
     logits = train.predict(model, testset, prepare, machine.has_bfloat16(DEVICE))
     confusion = fashion_mnist.class_accuracy(logits.argmax(1), testset)[0]
     return {"confusion": confusion.tolist(),
-            "mistakes": fashion_mnist.confident_mistakes(logits.softmax(1), testset, 24)}
+            "mistakes": figures.confident_mistakes(logits.softmax(1), testset, 24)}
 
 
 # ------------------------------------------------------------------ statistics, tables, figures
@@ -349,7 +349,7 @@ def small(key, epochs=6):
     flip, rotation = map(float, key.split()[1::2])
     return {"dataset": "fashion-mnist", "network": "resnet18", "images": 4000, "epochs": epochs,
             "batch_size": 64, "augment": Augment(flip, rotation),
-            "prepare": lambda images, step=None: fashion_mnist.prepare(images, 32)}
+            "prepare": partial(fashion_mnist.prepare, size=32)}
 
 
 RECIPES = [(0.005, 128, Augment()), (0.005, 128, Augment(shift=1)), (0.005, 128, RECIPE),
@@ -364,7 +364,7 @@ COMPARED = [("sgd", 0.3), ("momentum", 0.1), ("rmsprop", 0.003), ("adam", 0.015)
             ("adam", 0.005), ("adamw", 0.005)]  # at the best of these; Adam's best two are as good
 SCHEDULED = [("adam", 0.0015), ("adam", 0.005), ("adam", 0.015), ("sgd", 0.1), ("sgd", 0.3)]
 SCHEDULES = {"falling": (0.6, 0.85), "constant": ()}
-CENTRED = {"prepare": lambda images, step=None: images * 2 - 1}  # to [-1, 1]
+CENTRED = {"prepare": lambda images: images * 2 - 1}  # to [-1, 1]
 LENET5 = {"dataset": "cifar10", "network": "lenet5", "augment": Augment()}
 FURTHER = LENET5 | {"optimizer": "adamw", "lr": 0.003} | CENTRED
 MOVED, SHIFTED = ", flips and shifts", FURTHER | {"augment": Augment(flip=0.5, shift=2)}

@@ -13,22 +13,20 @@ accuracy, over all images and of each class. Pictures and the record of the run 
 What is special about ResNet18 and Fashion-MNIST is here; the engine is train.py's.
 """
 
-import argparse
 import copy
-import itertools
 import math
 import time
 from functools import partial
 
 # before torch: support/__init__.py says why
-from support import UserError, command_line, files, machine, processes, runs
+from support import UserError, command_line, downloads, files, machine, processes, runs
 
 import torch
 from torch import nn, optim
 
 import train
 from dataset import Augment, load_fashion_mnist
-from model import MEAN, STD, load_weights, resnet18
+from model import MEAN, STD, resnet18
 from support.convolution import FasterGradients
 
 REPORT_IMAGES = 1000        # a whole set at 224x224 takes minutes on a CPU
@@ -40,34 +38,6 @@ SIZE, CPU_SIZE = 224, 64
 LR = 0.03  # the highest learning rate; the best of those in results/bonus_settings.json
 
 # ------------------------------------------------------------------ what the network is given
-
-
-def parse_plan(text):
-    """An option's type: "64" for [[64, 1.0]], "64:0.8,224:0.2" for [[64, 0.8], [224, 0.2]].
-
-    Smaller than 40x40 its last layers see little but padding.
-    """
-    try:
-        parts = [part.partition(":") for part in text.split(",")]
-        plan = [[int(size), float(share or 1)] for size, _, share in parts]
-        sizes, shares = zip(*plan)
-        if 40 <= min(sizes) and max(sizes) <= 512 and min(shares) > 0:
-            if abs(sum(shares) - 1) < 1e-9:
-                return plan
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(
-        "must be a size from 40 to 512, or sizes with shares that add up to 1, such as "
-        f"64:0.8,224:0.2, not {text!r}")
-
-
-def sizes_of(plan, total):
-    """The image size of each of `total` mini-batches."""
-    sizes, until = [], 0.0
-    for size, share in plan:
-        until += share
-        sizes += [size] * (round(until * total) - len(sizes))
-    return sizes
 
 
 def prepare(images, size):
@@ -84,7 +54,12 @@ def start_weights(which, seed):
     """(network, what it starts from: "imagenet", "none" or a file) for --weights."""
     state = None
     if which in ("auto", "imagenet"):
-        state = imagenet_weights(or_none=which == "auto")
+        try:
+            state = downloads.imagenet_weights()
+        except UserError as error:
+            if which == "imagenet":
+                raise
+            print(f"*** {error}. STARTING FROM RANDOM WEIGHTS ***")
         which = "none" if state is None else "imagenet"
     elif which != "none":
         state = files.read_weights(which)
@@ -103,25 +78,6 @@ def start_weights(which, seed):
     return model, which
 
 
-def imagenet_weights(or_none):
-    """torchvision's state_dict, cached or downloaded.
-
-    Where it cannot be had: None if `or_none`, else it raises UserError.
-    """
-    from torchvision import models
-    try:
-        with machine.socket_timeout(20):  # a firewall may swallow packets
-            return models.ResNet18_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
-    except Exception as error:  # offline, a full disk, a damaged file: nearly any type
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        message = (f"ImageNet weights cannot be had: {reason[0]}; cache: {torch.hub.get_dir()}; "
-                   "--weights FILE takes those of any ResNet18")
-        if not or_none:
-            raise UserError(message) from None
-        print(f"*** {message}. STARTING FROM RANDOM WEIGHTS ***")
-        return None
-
-
 def make_optimizer(model, lr=LR, momentum=0.9, weight_decay=5e-4):
     """SGD with Nesterov momentum; biases and batch normalisation have no weight decay."""
     kernels = [parameter for parameter in model.parameters() if parameter.dim() > 1]
@@ -130,28 +86,22 @@ def make_optimizer(model, lr=LR, momentum=0.9, weight_decay=5e-4):
                      lr=lr, momentum=momentum, nesterov=True, fused=True)
 
 
-def make_schedule(optimizer, costs, warm_up=0.05):
-    """The learning rate climbs over the first 5 % of the work, then falls in a straight line; it
-    is never lower than 0.01 times the highest.
-
-    costs: the work of each mini-batch, the pixels of its images. Where sizes grow, the large
-    images, most of the work, so get most of the fall.
+def make_schedule(optimizer, total, warm_up=0.05):
+    """The learning rate climbs over the first 5 % of `total` mini-batches, then falls in a
+    straight line; it is never lower than 0.01 times the highest.
     """
-    done = [0, *itertools.accumulate(costs)]
-
     def factor(step):
-        fraction = done[step] / done[-1]
+        fraction = step / total
         return max(0.01, min(fraction / warm_up, (1 - fraction) / (1 - warm_up)))
 
     return optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def say_how_long(model, sizes, batch_size, autocast):
+def say_how_long(model, size, total, batch_size, autocast):
     """Print about how long the training will take here, by forward and backward passes."""
-    each = {size: step_seconds(model, size, batch_size, autocast) for size in {64, *sizes}}
-    minutes = sum(each[size] for size in sizes) / 60
-    quicker = len(sizes) * each[64] / 60
-    also = f"; with --image-size 64 some {quicker:.0f}" if quicker < 0.9 * minutes else ""
+    minutes, quicker = (total * step_seconds(model, side, batch_size, autocast) / 60
+                        for side in (size, CPU_SIZE))
+    also = f"; with --image-size {CPU_SIZE} some {quicker:.0f}" if size > CPU_SIZE else ""
     print(f"some {minutes:.0f} minutes of training on this machine{also}")
 
 
@@ -180,14 +130,6 @@ def class_accuracy(predicted, dataset):
     return confusion, confusion.diag() / confusion.sum(1).clamp(min=1)
 
 
-def confident_mistakes(probabilities, dataset, count=16):
-    """[[index, predicted class, its probability], ...] of wrong predictions, the surest first."""
-    sure, predicted = probabilities.max(1)
-    wrong = (predicted != dataset.labels).nonzero()[:, 0]
-    worst = wrong[sure[wrong].argsort(descending=True)][:count].tolist()
-    return [[index, predicted[index].item(), round(sure[index].item(), 4)] for index in worst]
-
-
 def test(model, dataset, size, autocast, what):
     """Print the accuracy and that of each class; returns (logits on the CPU, confusion matrix)."""
     logits = train.predict(model, dataset, partial(prepare, size=size), autocast=autocast).cpu()
@@ -207,11 +149,10 @@ def parse_arguments():
     """(options, folder to resume or None)."""
     parser = command_line.Parser(prog="fashion_mnist.py",
                                  description="Train ResNet18 on Fashion-MNIST.")
-    parser.add_argument("--image-size", type=parse_plan, metavar="PLAN",
-                        help="height and width of the images, such as 64; or sizes in turn, each "
-                             "with its share of the mini-batches, the last for the test, such as "
-                             f"64:0.8,224:0.2 (default: {SIZE}, on a CPU {CPU_SIZE}; with "
-                             "--evaluate the size that the file names)")
+    # smaller than 40x40 its last layers see little but padding
+    parser.add_argument("--image-size", type=command_line.number(int, 40, 512), metavar="PIXELS",
+                        help=f"height and width of the images (default: {SIZE}, on a CPU "
+                             f"{CPU_SIZE}; with --evaluate the size that the file names)")
     parser.add_argument("--weights", default="auto", metavar="WHICH",
                         help="to start from: imagenet, none (random), a FILE of any ResNet18, or "
                              "auto: ImageNet's, random where these cannot be had "
@@ -235,10 +176,10 @@ def parse_arguments():
 def evaluate(args, device, autocast):
     """Print the accuracy of the saved model --evaluate, at --image-size or the file's own size."""
     model = resnet18()
-    state = load_weights(model, args.evaluate)
-    plan = args.image_size or [[files.note_in(state, "image_size", SIZE), 1.0]]
+    state = files.load_weights(model, args.evaluate)
+    size = args.image_size or files.note_in(state, "image_size", SIZE)
     testset = train.splits(args, load_fashion_mnist, device)[1]
-    test(model.to(device, memory_format=torch.channels_last), testset, plan[-1][0], autocast,
+    test(model.to(device, memory_format=torch.channels_last), testset, size, autocast,
          f"{args.evaluate}: {testset.split}")
 
 
@@ -249,7 +190,7 @@ def main():
     if args.evaluate is not None:
         return evaluate(args, device, autocast)
 
-    args.image_size = args.image_size or [[CPU_SIZE if device.type == "cpu" else SIZE, 1.0]]
+    args.image_size = args.image_size or (CPU_SIZE if device.type == "cpu" else SIZE)
     model = resnet18()
     processes.from_first(lambda: files.check_can_write(args.save, files.size_of(model)))
     if folder is None:  # else fit loads the checkpoint's weights
@@ -259,46 +200,43 @@ def main():
     now = machine.circumstances(device, autocast)
     folder = processes.from_first(lambda: runs.open_folder(folder, args, "fashion_mnist.py", now))
 
-    sizes = sizes_of(args.image_size, args.epochs * math.ceil(len(trainset) / args.batch_size))
-    costs = [size ** 2 for size in sizes]
+    total = args.epochs * math.ceil(len(trainset) / args.batch_size)
     optimizer = make_optimizer(model, args.lr, args.momentum, args.weight_decay)
     names = {"none": "random weights", "imagenet": "ImageNet weights"}
     start = names.get(args.weights, args.weights)
     title = f"ResNet18 on Fashion-MNIST from {start}, seed {args.seed}"
-    print(f"{title}, {len(trainset)} training images, batch size {args.batch_size}, "
-          f"{args.epochs} epochs, {device}")
-    print("image sizes: " + ", ".join(f"{size} for {len(list(same))} batches"
-                                      for size, same in itertools.groupby(sizes)))
+    print(f"{title}, {len(trainset)} training images of {args.image_size}x{args.image_size}, "
+          f"batch size {args.batch_size}, {args.epochs} epochs, {device}")
     if args.resume is None:
-        say_how_long(model, sizes, math.ceil(args.batch_size / processes.COUNT), autocast)
-    print("accuracies on the way: at the size of the moment, on the first "
-          f"{REPORT_IMAGES} images of each set")
+        say_how_long(model, args.image_size, total, math.ceil(args.batch_size / processes.COUNT),
+                     autocast)
+    print(f"accuracies on the way: on the first {REPORT_IMAGES} images of each set")
     with runs.locked(folder), runs.saying_what_is_saved(folder), FasterGradients():
         history = train.fit(
-            model, trainset, testset, optimizer, make_schedule(optimizer, costs), args.epochs,
+            model, trainset, testset, optimizer, make_schedule(optimizer, total), args.epochs,
             batch_size=args.batch_size, seed=args.seed,
             augment=Augment(args.flip, args.rotation, args.shift),
-            prepare=lambda images, step: prepare(images, sizes[step]),
+            prepare=partial(prepare, size=args.image_size),
             loss_fn=nn.CrossEntropyLoss(label_smoothing=args.label_smoothing), autocast=autocast,
-            report_every=args.report_every, report_images=REPORT_IMAGES, costs=costs,
+            report_every=args.report_every, report_images=REPORT_IMAGES,
             checkpoint=folder / "checkpoint.pt")
         if processes.FIRST:
-            finish(args, model, testset, sizes[-1], autocast, folder, title, history)
+            finish(args, model, testset, autocast, folder, title, history)
     print(f"{time.perf_counter() - started:.0f} s in all; model: {args.save}; "
           f"pictures and history: {folder}")
 
 
-def finish(args, model, testset, size, autocast, folder, title, history):
+def finish(args, model, testset, autocast, folder, title, history):
     """Save the model, test it, draw the pictures, write the record."""
     from support import figures  # here, for matplotlib takes a second to import
-    files.save_model(model, args.save, image_size=size)
+    files.save_model(model, args.save, image_size=args.image_size)
     print(f"\n{history['reports'][-1]['seconds']:.0f} s of training")
-    logits, confusion = test(model, testset, size, autocast, testset.split)
+    logits, confusion = test(model, testset, args.image_size, autocast, testset.split)
     testset = testset.to("cpu")
     figures.curves(history, folder / "curves.png", title, testset.split)
     drawn = figures.confusion(confusion, testset.classes, testset.split)
     drawn.savefig(folder / "confusion.png", dpi=120)
-    worst = confident_mistakes(logits.softmax(1), testset)
+    worst = figures.confident_mistakes(logits.softmax(1), testset)
     figures.mistakes(worst, testset).savefig(folder / "mistakes.png", dpi=120)
     test_accuracy = confusion.diag().sum().item() / len(testset)
     runs.finish(folder, {"settings": vars(args), "test_accuracy": test_accuracy,

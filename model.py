@@ -10,11 +10,10 @@ The script prints, for the CNN and LeNet-5, one row per layer (input shape, outp
 parameters by the hand-out's formula) and the total. It runs the networks to find the shapes.
 """
 
-import copy
 import itertools
 
 # before torch: support/__init__.py says why
-from support import UserError, command_line, files
+from support import command_line, files
 
 import torch
 from torch import nn
@@ -81,7 +80,7 @@ def resnet18(weights=None):
     model.fc = nn.Linear(in_features=512, out_features=10, bias=True)
     if weights is not None:
         state = for_one_channel(weights, model.state_dict())
-        check_fits(state, model)
+        files.check_fits(state, model)
         model.load_state_dict(state)
     return model
 
@@ -117,36 +116,6 @@ MODELS = {"cnn": (cnn, 1, 28), "lenet5": (lenet5, 3, 32)}
 USUAL = {"cnn": "mnist", "lenet5": "cifar10", "resnet18": "fashion-mnist"}
 
 
-def load_weights(model, path):
-    """Load a model file into `model`; returns its state_dict. Raises UserError."""
-    state = files.read_weights(path)
-    try:
-        check_fits(state, model)
-        model.load_state_dict(state)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except RuntimeError:  # sparse tensors, say
-        raise UserError(f"{path}: not a model file: its tensors cannot be copied") from None
-    return state
-
-
-def check_fits(state, model):
-    """Raise UserError where a state_dict is of another network than `model`."""
-    found, wanted = shapes(state), shapes(model.state_dict())
-    if found == wanted:
-        return
-    name, own_name = network_of(state), network_of(model.state_dict())
-    if name and own_name:
-        raise UserError(f"a model of the network {name}, not of {own_name}")
-    name = next(name for name in [*wanted, *found] if found.get(name) != wanted.get(name))
-    raise UserError(f"a model of another network: its {name} is {found.get(name, 'missing')}, "
-                    f"not {wanted.get(name, 'missing')}")
-
-
-def shapes(state):
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
 def described(path):
     """(network, dataset): the names of what a model file is of; None for a network from elsewhere.
 
@@ -162,7 +131,7 @@ def network_of(state):
     for build in (cnn, lenet5, resnet18):
         with torch.device("meta"):  # shapes without memory
             network = build()
-        if shapes(network.state_dict()) == shapes(state):
+        if files.shapes(network.state_dict()) == files.shapes(state):
             return build.__name__
     return None
 
@@ -172,12 +141,9 @@ def network_of(state):
 
 def parameter_formula(layer):
     """The hand-out's formula filled in, such as "5x5x1x16 + 16 = 416"; "0" without parameters."""
-    terms, total = [], 0
-    for parameter in layer.parameters():
-        # a kernel is [out, in, height, width], a matrix [out, in], a bias [out]: out goes last
-        sizes = [*parameter.shape[2:], *reversed(parameter.shape[:2])]
-        terms.append("x".join(map(str, sizes)))
-        total += parameter.numel()
+    # PyTorch has [out, in, height, width], [out, in] and, of a bias, [out]: here out goes last
+    terms = ["x".join(map(str, reversed(parameter.shape))) for parameter in layer.parameters()]
+    total = sum(parameter.numel() for parameter in layer.parameters())
     return f"{' + '.join(terms)} = {total:,}" if terms else "0"
 
 
@@ -189,9 +155,8 @@ def layer_table(model, image_shape, batch_size=16):
     layer (str), input and output (tuples), parameters (int), formula (str).
     """
     rows, x, numbers = [], torch.zeros(batch_size, *image_shape), itertools.count(1)
-    for layer in copy.deepcopy(model).eval():
-        with torch.no_grad():
-            y = layer(x)
+    for layer in model:
+        y = layer(x)
         number = None if isinstance(layer, nn.Flatten) else next(numbers)
         rows.append({"number": number, "layer": layer_name(layer),
                      "input": tuple(x.shape), "output": tuple(y.shape),
@@ -207,9 +172,8 @@ def layer_name(layer):
         return " + ".join(layer_name(part) for part in layer)
     name = type(layer).__name__
     names = {"Conv2d": "Conv", "MaxPool2d": "Max pooling", "Linear": "FC", "Flatten": "(flatten)"}
-    kernel = getattr(layer, "kernel_size", ())
-    sides = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-    return f"{names.get(name, name)} {'x'.join(map(str, sides))}".strip()
+    kernel = "x".join(map(str, getattr(layer, "kernel_size", ())))
+    return f"{names.get(name, name)} {kernel}".strip()
 
 
 def print_table(name, batch_size):

@@ -26,8 +26,8 @@ import torch.nn.functional as F
 
 import train
 from dataset import preprocess_for
-from model import MODELS, USUAL, described, load_weights, resnet18
-from support.pictures import digits, edge, ink, read, tensor, widened
+from model import MODELS, USUAL, described, resnet18
+from support.pictures import digits, edge, ink, read, resized, tensor, with_a_thick_pen
 
 SURE = 0.7  # a smaller probability is "not sure"
 SHOWN = 40  # the figure has the first so many answers
@@ -71,21 +71,9 @@ def centre_of_mass(image):
 
 def in_mnists_form(strokes):
     """One digit, float [28, 28]; strokes: its ink and nothing about it, float [H, W]."""
-    strokes = resized(strokes, 100)
-    strokes = strokes / strokes.max()
-    mask = F.pad(strokes, [1] * 4) > 0.3
-    outline = mask & (widened((~mask).float(), 3) > 0)
-    width = 2 * mask.sum() / outline.sum()  # of a stroke: area over half the outline
-    thicker = max(0, round((12 - width.item()) / 2))  # a thin pen's stroke would vanish
-    digit = resized(widened(F.pad(strokes, [thicker] * 4), 2 * thicker + 1), 20)
+    digit = resized(with_a_thick_pen(strokes), 20)
     row, column = centre_of_mass(digit)
     return laid(digit / digit.max(), top=round(14 - row), left=round(14 - column))
-
-
-def resized(image, side):
-    """An image [H, W], its longer side `side` pixels."""
-    size = [max(1, round(side / max(image.shape) * length)) for length in image.shape]
-    return F.interpolate(image[None, None], size, mode="bilinear", antialias=True)[0, 0]
 
 
 def laid(image, top, left):
@@ -148,28 +136,24 @@ class Network:
         if name is None:
             raise UserError(f"{path}: a model of none of the networks {', '.join(USUAL)}")
         self.model = resnet18() if name == "resnet18" else MODELS[name][0]()
-        state = load_weights(self.model, path)
+        state = files.load_weights(self.model, path)
         if name == "resnet18":
             import fashion_mnist  # here, for digits do not need it
             size = files.note_in(state, "image_size", 224)
             self.prepare = partial(fashion_mnist.prepare, size=size)
         else:
             self.prepare = preprocess_for(*MODELS[name][1:])
+        self.model.eval()
         self.form, self.classes = FORMS[dataset]
 
     def probabilities(self, images):
         """Float [N, 10] of images as `form` makes them."""
-        with train.evaluating(self.model):
+        with torch.inference_mode():
             return self.model(train.to_input(images, self.prepare)).softmax(1)
 
-
-def classify(picture, network=None):
-    """The probabilities, float [N, 10], of what is in a picture, a path or a PIL image.
-
-    network: a Network; by default model.pth's, and N is the number of digits. Raises UserError.
-    """
-    network = network or Network()
-    return network.probabilities(network.form(picture))
+    def classify(self, picture):
+        """The probabilities, float [N, 10], of what is in a picture, a path or a PIL image."""
+        return self.probabilities(self.form(picture))
 
 
 def sentence(probabilities, classes):
@@ -213,33 +197,25 @@ def main():
         from support import drawing  # here, for a window takes a while
         return drawing.open_window(network)
     files.check_can_write(args.output, 1_000_000)
-    shown, failed = [], []
-
-    def attempt(act, name):
+    shown, failed = [], False
+    for path in [path for name in args.pictures for path in pictures.paths(name)]:
         try:
-            return act(name)
-        except UserError as error:
-            failed.append(name)
-            print(f"predict.py: {name}: {error}", file=sys.stderr)
-
-    for name in args.pictures:
-        for path in attempt(pictures.paths, name) or []:
-            if answer := attempt(partial(look, network), path):
-                print(f"{path}: {sentence(answer[-1], network.classes)}")
-                shown = [*shown, (path, *answer)][:SHOWN]
+            picture = read(path, "RGB")
+            images = network.form(picture)
+        except UserError as error:  # a line, and on with the others
+            print(f"predict.py: {path}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        probabilities = network.probabilities(images)
+        print(f"{path}: {sentence(probabilities, network.classes)}")
+        shown.append((path, picture, images, probabilities))
+        del shown[SHOWN:]
     if shown:
         from support import figures  # here, for matplotlib takes a while
         figures.answers(shown, network.classes, args.output, SHOWN)
         print(f"figure: {args.output}")
     if failed:
         sys.exit(2)
-
-
-def look(network, path):
-    """(picture, images, probabilities) of a path. Raises UserError."""
-    picture = read(path, "RGB")
-    images = network.form(picture)
-    return picture, images, network.probabilities(images)
 
 
 if __name__ == "__main__":

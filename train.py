@@ -18,21 +18,18 @@ The engine is `fit`, which trains, and `predict` and `accuracy`, which measure. 
 call the same three.
 """
 
-import contextlib
 import math
 import time
 from functools import partial
 
 # before torch: support/__init__.py says why
-from support import Diverged, UserError, command_line, files, machine, processes, runs
+from support import UserError, command_line, files, machine, processes, runs
 
 import torch
 from torch import nn, optim
-from tqdm import tqdm
 
-from dataset import (Augment, ImageDataset, load_cifar10, load_fashion_mnist, load_mnist,
-                     preprocess_for)
-from model import MODELS, described, load_weights
+from dataset import Augment, load_cifar10, load_fashion_mnist, load_mnist, preprocess_for
+from model import MODELS, described
 from support.progress import Progress
 
 DATASETS = {"mnist": load_mnist, "fashion-mnist": load_fashion_mnist, "cifar10": load_cifar10}
@@ -82,8 +79,7 @@ def make_schedule(optimizer, total, milestones=(0.6, 0.85)):
     falls, each time by the same factor. With () it stays constant.
     """
     gamma = 0.01 ** (1 / len(milestones)) if milestones else 1.0
-    # rounded, for 0.85 * 13 / 13 is a little less than 0.85, and int() would lose a step
-    steps = [min(int(round(total * fraction, 6)), total - 1) for fraction in milestones]
+    steps = [int(total * fraction) for fraction in milestones]
     return optim.lr_scheduler.MultiStepLR(optimizer, steps, gamma)
 
 
@@ -92,58 +88,34 @@ def make_schedule(optimizer, total, milestones=(0.6, 0.85)):
 PIXELS = 2_000_000  # that the network is given at once: 39 images of 224x224
 
 
-@contextlib.contextmanager
-def evaluating(model):
-    """Eval mode and no gradients inside; each module's own mode comes back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def as_it_is(images, step=None):
-    """The default for `prepare`: nothing is done."""
-    return images
-
-
 def to_input(images, prepare):
     """What the network is given, in the memory layout that convolutions like best."""
     return prepare(images).contiguous(memory_format=torch.channels_last)
 
 
-def answers(model, data, prepare=as_it_is, autocast=False):
-    """(logits [N, classes], labels [N]) of all of `data`, in order, in eval mode.
+@torch.inference_mode()
+def predict(model, data, prepare=nn.Identity(), autocast=False):
+    """The logits [N, classes] of all images of `data`, an ImageDataset, in order.
 
-    data: an ImageDataset, or a DataLoader.
     prepare(images): makes the network's input from images [B, C, H, W] in [0, 1].
+    Leaves `model` in eval mode.
     """
+    model.eval()
     device = next(model.parameters()).device
-    network, batches = machine.faster(model), data
-    if isinstance(data, ImageDataset):
-        batches = (data[start:start + 1000] for start in range(0, len(data), 1000))
-    logits, all_labels = [], []
-    with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-        for images, labels in batches:
+    network, logits = machine.faster(model), []
+    with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        for start in range(0, len(data), 1000):
+            images, _ = data[start:start + 1000]
             images = to_input(images.to(device), prepare)
             at_once = max(1, PIXELS // images[0, 0].numel())
             logits += [network(part).float() for part in images.split(at_once)]
-            all_labels.append(labels.to(device))
-    return torch.cat(logits), torch.cat(all_labels)
+    return torch.cat(logits)
 
 
-def predict(model, data, prepare=as_it_is, autocast=False):
-    """The logits [N, classes] of all images of `data`; arguments as for `answers`."""
-    return answers(model, data, prepare, autocast)[0]
-
-
-def accuracy(model, data, prepare=as_it_is, autocast=False):
-    """The fraction of `data` that `model` classifies correctly; arguments as for `answers`."""
-    logits, labels = answers(model, data, prepare, autocast)
-    return (logits.argmax(1) == labels).float().mean().item()
+def accuracy(model, data, prepare=nn.Identity(), autocast=False):
+    """The fraction of `data` that `model` classifies correctly; arguments as for `predict`."""
+    predicted = predict(model, data, prepare, autocast).argmax(1)
+    return (predicted == data.labels.to(predicted.device)).float().mean().item()
 
 
 # ------------------------------------------------------------------ training
@@ -170,19 +142,17 @@ def mini_batches(count, batch_size, epochs, seed, done):
 
 
 def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64, seed=0,
-        augment=Augment(), prepare=as_it_is, loss_fn=nn.CrossEntropyLoss(), autocast=False,
-        report_every=1000, report_images=None, costs=None, checkpoint=None, quiet=False):
+        augment=Augment(), prepare=nn.Identity(), loss_fn=nn.CrossEntropyLoss(), autocast=False,
+        report_every=1000, report_images=None, checkpoint=None, quiet=False):
     """Train `model` in place on `trainset`, an ImageDataset.
 
     testset: only measured; the test set, or held-out training images.
     scheduler: stepped once a mini-batch.
     augment(images, generator): done to training images [B, C, H, W] in [0, 1], never to others.
-    prepare(images, step): makes the network's input, as for `answers`, but is also given the
-        mini-batch's number, from 0; for a report both sets are prepared like the last one.
+    prepare(images): makes the network's input, as for `predict`.
     autocast: forward passes in bfloat16 where PyTorch holds that to be safe.
     report_every: mini-batches between report lines; report_images: measure accuracy on the first
         so many images of each set, None for all.
-    costs: the work of each mini-batch, in any unit, so that the progress bar knows the time left.
     checkpoint: a file for the state of the training, written at each report and every two
         minutes; if it is there, the training goes on from it, on the CPU to bit-identical weights.
 
@@ -193,34 +163,32 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
     """
     device = trainset.images.device
     total = epochs * math.ceil(len(trainset) / batch_size)
-    costs = costs or [1] * total
     to_measure = [data.subset(slice(report_images)) for data in (trainset, testset)]
+    measure = partial(accuracy, prepare=prepare, autocast=autocast)
     # what the training has come to; with a checkpoint this loads all three parts from it
     progress = Progress(total, device, checkpoint,
                         model=model, optimizer=optimizer, scheduler=scheduler)
     batches = mini_batches(len(trainset), batch_size, epochs, seed, done=progress.step)
     network = processes.replicated(machine.faster(model))  # it shares model's weights
-    model.train()
-    with progress_bar(costs, progress.step, quiet) as bar:
+    with progress.bar(quiet) as bar:
         for step, epoch, indices in batches:
             images, labels = trainset[indices]
             images = augment(images, random_numbers(seed, epochs + step))
             # all of them, with weight 1; under torchrun this process's part
             mine, weight = processes.share(len(labels))
-            prepare_now = partial(prepare, step=step)
-            images, labels = to_input(images[mine], prepare_now), labels[mine]
+            images, labels = to_input(images[mine], prepare), labels[mine]
 
+            model.train()  # a report leaves it in eval mode
             optimizer.zero_grad()
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 loss = loss_fn(network(images), labels) * weight
             loss.backward()
             optimizer.step()
             progress.add(loss)  # counts the mini-batch; every 100 it looks at the losses
-            bar.update(costs[step])
+            bar.update()
 
             reporting = (step + 1) % report_every == 0 or step + 1 == total
             if reporting:
-                measure = partial(accuracy, prepare=prepare_now, autocast=autocast)
                 train_accuracy, test_accuracy = (processes.measured(measure, model, data)
                                                  for data in to_measure)
                 report = progress.report(epoch + 1, train_accuracy, test_accuracy,
@@ -229,22 +197,7 @@ def fit(model, trainset, testset, optimizer, scheduler, epochs, *, batch_size=64
                     bar.write(report_line(report, total, testset.split))
             scheduler.step()  # after the report, which has the learning rate that was used
             progress.save(now=reporting)
-    check_finite(model)
-    return {"reports": progress.reports, "losses": progress.losses.tolist()}
-
-
-def check_finite(model):
-    """Raise Diverged where a weight is not finite; no loss was computed from the last ones."""
-    if not all(parameter.isfinite().all() for parameter in model.parameters()):
-        raise Diverged("the weights are not finite: try a smaller learning rate (--lr); "
-                       "no model was saved")
-
-
-def progress_bar(costs, done, quiet):
-    """A bar for the first process, if standard error is a terminal: None has tqdm look."""
-    disable = True if quiet or not processes.FIRST else None
-    return tqdm(total=sum(costs), initial=sum(costs[:done]), leave=False, disable=disable,
-                bar_format="{percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left")
+    return progress.history()
 
 
 def report_line(report, total, split):
@@ -298,9 +251,9 @@ def parse_arguments():
         help="of SGD and RMSprop (default: 0.9 for momentum and nesterov, else 0)")
     add("--weight-decay", type=command_line.number(float, 0, 1_000_000), metavar="W",
         help="(default: PyTorch's, 0.01 for adamw and 0 for the others)")
-    add("--milestones", type=command_line.milestones, metavar="EPOCHS",
-        help="epochs after which MultiStepLR lowers the learning rate, such as 6,8.5, to 0.01 "
-             "times the first in the end; none keeps it (default: 60%% and 85%% of --epochs)")
+    add("--milestones", type=command_line.milestones, default=[0.6, 0.85], metavar="SHARES",
+        help="shares of the training after which MultiStepLR lowers the learning rate, to 0.01 "
+             "times the first in the end; none keeps it (default: 0.6,0.85)")
     command_line.add_shared_options(parser, save="model.pth", epochs=5, batch_size=128,
                                     rotation=10, shift=1)
     args, folder = runs.parse(parser)
@@ -309,10 +262,6 @@ def parse_arguments():
     args.dataset = args.dataset or dataset or "mnist"
     if args.lr is None:
         args.lr = OPTIMIZERS[args.optimizer][2]
-    if args.milestones is None:
-        args.milestones = [0.6 * args.epochs, 0.85 * args.epochs]
-    if any(milestone >= args.epochs for milestone in args.milestones):
-        raise UserError(f"--milestones must lie before the end, epoch {args.epochs}")
     return args, folder
 
 
@@ -326,7 +275,7 @@ def load_splits(args, device):
 def evaluate(args, device, autocast):
     """Print the accuracy of the saved model --evaluate."""
     model = MODELS[args.model][0]()
-    load_weights(model, args.evaluate)
+    files.load_weights(model, args.evaluate)
     testset = load_splits(args, device)[1]
     model = model.to(device, memory_format=torch.channels_last)
     right = accuracy(model, testset, autocast=autocast)
@@ -348,7 +297,7 @@ def main():
     processes.from_first(lambda: files.check_can_write(args.save, files.size_of(model)))
     trainset, testset = load_splits(args, device)
     total = args.epochs * math.ceil(len(trainset) / args.batch_size)
-    scheduler = make_schedule(optimizer, total, [m / args.epochs for m in args.milestones])
+    scheduler = make_schedule(optimizer, total, args.milestones)
     now = machine.circumstances(device, autocast)
     folder = processes.from_first(lambda: runs.open_folder(folder, args, "train.py", now))
     title = (f"{args.model} on {args.dataset}, {args.optimizer}, learning rate {args.lr:g}, "

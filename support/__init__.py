@@ -1,7 +1,7 @@
 """The plumbing: what makes the scripts robust, and what nobody needs to follow the lesson.
 
     sources.py       the data's files: where they lie, how they are checked
-    downloads.py     where they are fetched from
+    downloads.py     where they are fetched from, and ImageNet weights
     files.py         files that are whole or not there; reading model files
     runs.py          the folder of a training: settings, resuming, record
     progress.py      what a training has come to, and its checkpoint
@@ -10,6 +10,7 @@
     machine.py       device, precision, memory and cores of this machine
     command_line.py  options, and errors in one line
     figures.py       the pictures of a training, and of predict.py
+    display.py       imshow: whatever people call an image, with a window or without
     pictures.py      people's pictures: reading them, finding the strokes that are digits
     drawing.py       a window to draw digits in
 

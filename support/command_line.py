@@ -42,16 +42,17 @@ def number(kind, low, high=math.inf, above=False):
 
 
 def milestones(text):
-    """An option's type: "none" for [], or "6,8.5" for [6.0, 8.5], in epochs."""
+    """An option's type: "none" for [], or "0.6,0.85" for [0.6, 0.85]."""
     if text == "none":
         return []
     try:
         values = [float(part) for part in text.split(",")]
-        if all(a < b for a, b in itertools.pairwise([0, *values, math.inf])):
+        if all(a < b for a, b in itertools.pairwise([0, *values, 1])):
             return values
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"must be none or rising epochs, such as 6,8.5, not {text!r}")
+    raise argparse.ArgumentTypeError(
+        f"must be none or rising shares between 0 and 1, such as 0.6,0.85, not {text!r}")
 
 
 def add_shared_options(parser, save, epochs, batch_size, flip=0.0, rotation=0.0, shift=0):

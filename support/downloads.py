@@ -1,6 +1,5 @@
-"""Downloads: each function fills an empty folder with the files of a dataset.
-
-sources.py checks what comes of it.
+"""Downloads: of the datasets, into an empty folder, where sources.py checks what has come; and of
+ImageNet weights.
 """
 
 import contextlib
@@ -8,16 +7,18 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
 import time
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
-from support import DataError
+from support import DataError, UserError
 
 SILENCE = 60  # seconds without a byte after which a download is given up
 
@@ -125,3 +126,30 @@ def watch(process, folder):
                 size, grown = now, time.monotonic()
             if time.monotonic() - grown > SILENCE:
                 raise DataError(f"given up after {SILENCE} s without a byte")
+
+
+def imagenet_weights():
+    """torchvision's ImageNet weights of ResNet18, from torch's cache or the network.
+
+    Raises UserError.
+    """
+    from torchvision import models  # here, for it is slow to import
+    try:
+        with socket_timeout(20):  # a firewall may swallow packets
+            return models.ResNet18_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
+    except Exception as error:  # offline, a full disk, a damaged file: nearly any type
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise UserError(f"ImageNet weights cannot be had: {reason[0]}; cache: "
+                        f"{torch.hub.get_dir()}; --weights FILE takes those of any ResNet18"
+                        ) from None
+
+
+@contextlib.contextmanager
+def socket_timeout(seconds):
+    """Give up on a silent network after so long, inside."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -85,6 +85,14 @@ def confusion(counts, classes, split):
     return figure
 
 
+def confident_mistakes(probabilities, dataset, count=16):
+    """[[index, predicted class, its probability], ...] of wrong predictions, the surest first."""
+    sure, predicted = probabilities.max(1)
+    wrong = (predicted != dataset.labels).nonzero()[:, 0]
+    worst = wrong[sure[wrong].argsort(descending=True)][:count].tolist()
+    return [[index, predicted[index].item(), round(sure[index].item(), 4)] for index in worst]
+
+
 def mistakes(worst, dataset, columns=8):
     """A figure of the images in `worst`: a list of (index, predicted class, its probability)."""
     titles = [(f"{dataset.classes[guess]} {100 * sure:.1f} %\n"

@@ -144,6 +144,32 @@ def read_weights(path):
     return state
 
 
+def load_weights(model, path):
+    """Load a model file into `model`; returns its state_dict. Raises UserError."""
+    state = read_weights(path)
+    try:
+        check_fits(state, model)
+        model.load_state_dict(state)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except RuntimeError:  # sparse tensors, say
+        raise UserError(f"{path}: not a model file: its tensors cannot be copied") from None
+    return state
+
+
+def check_fits(state, model):
+    """Raise UserError where a state_dict is of another network than `model`."""
+    found, wanted = shapes(state), shapes(model.state_dict())
+    for name in [*wanted, *found]:
+        if found.get(name) != wanted.get(name):
+            raise UserError(f"a model of another network: its {name} is "
+                            f"{found.get(name, 'missing')}, not {wanted.get(name, 'missing')}")
+
+
+def shapes(state):
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
 def is_state_dict(value):
     """Whether it is a dict of named tensors and nothing else."""
     return isinstance(value, dict) and len(value) > 0 and all(

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import hashlib
-import socket
 from pathlib import Path
 
 import torch
@@ -118,14 +117,3 @@ def faster(model):
         if isinstance(layers[i - 1], nn.ReLU) and isinstance(layers[i], nn.MaxPool2d):
             layers[i - 1], layers[i] = layers[i], layers[i - 1]
     return nn.Sequential(*layers)
-
-
-@contextlib.contextmanager
-def socket_timeout(seconds):
-    """Give up on a silent network after so long, inside."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

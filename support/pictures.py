@@ -17,19 +17,15 @@ SIDE = 400  # pixels; larger pictures are made smaller
 
 
 def paths(name):
-    """[name], or of a folder the pictures in it, sorted. Raises UserError where there are none."""
-    if not os.path.isdir(name):
-        return [name]
+    """The pictures in a folder, sorted; [name] of what is none, or has none."""
     endings = {ending for ending, kind in Image.registered_extensions().items()
                if kind in Image.OPEN}
     try:
-        found = sorted(os.path.join(name, file) for file in os.listdir(name)
-                       if os.path.splitext(file)[1].lower() in endings)
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}") from None
-    if not found:
-        raise UserError("no pictures that Pillow reads in this folder")
-    return found
+        files = os.listdir(name)
+    except OSError:  # no folder
+        files = []
+    return sorted(os.path.join(name, file) for file in files
+                  if os.path.splitext(file)[1].lower() in endings) or [name]
 
 
 def read(picture, mode="L"):
@@ -37,6 +33,8 @@ def read(picture, mode="L"):
 
     Transparent pictures are laid on white if they are dark, else on black. Raises UserError.
     """
+    if not isinstance(picture, Image.Image) and os.path.isdir(picture):
+        raise UserError("no pictures that Pillow reads in this folder")
     try:
         if isinstance(picture, Image.Image):
             return prepared(picture, mode)
@@ -217,3 +215,20 @@ def connected(mask):
             number.scatter_reduce_(0, number[pixels], lower, "amin")
         number = number[number]
     return number[own[1:-1, 1:-1]]
+
+
+def with_a_thick_pen(strokes):
+    """Strokes as wide as MNIST's, for a thin pen's would vanish: [H, W] about 100 high or wide."""
+    strokes = resized(strokes, 100)
+    strokes = strokes / strokes.max()
+    mask = F.pad(strokes, [1] * 4) > 0.3
+    outline = mask & (widened((~mask).float(), 3) > 0)
+    width = 2 * mask.sum() / outline.sum()  # of a stroke: area over half the outline
+    thicker = max(0, round((12 - width.item()) / 2))
+    return widened(F.pad(strokes, [thicker] * 4), 2 * thicker + 1)
+
+
+def resized(image, side):
+    """An image [H, W], its longer side `side` pixels."""
+    size = [max(1, round(side / max(image.shape) * length)) for length in image.shape]
+    return F.interpolate(image[None, None], size, mode="bilinear", antialias=True)[0, 0]

@@ -5,8 +5,16 @@ import time
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from support import Diverged, UserError, files, processes
+
+
+def check_finite(what, *tensors):
+    """Raise Diverged where a number is not finite."""
+    if not all(tensor.isfinite().all() for tensor in tensors):
+        raise Diverged(f"{what} not finite: try a smaller learning rate (--lr); "
+                       "no model was saved")
 
 
 class Progress:
@@ -44,9 +52,8 @@ class Progress:
         """Count a mini-batch and keep its loss; every 100 look whether they are finite."""
         self.losses[self.step] = processes.mean(loss.detach())
         self.step += 1
-        if self.step % 100 == 0 and not self.losses.isfinite().all():
-            raise Diverged("the loss is not finite: try a smaller learning rate (--lr); "
-                           "no model was saved")
+        if self.step % 100 == 0:
+            check_finite("the loss is", self.losses)
 
     def report(self, epoch, train_accuracy, test_accuracy, learning_rate):
         """Keep, and return, what was measured, with the mean loss since the last report."""
@@ -69,3 +76,15 @@ class Progress:
         except OSError as error:  # full for a moment, say: no reason to lose hours
             print(f"cannot write {self.path}, going on: {error.strerror}", file=sys.stderr)
         self.saved = time.perf_counter()
+
+    def history(self):
+        """What `fit` returns, at the end."""
+        # no loss was computed from the last weights
+        check_finite("the weights are", *self.parts["model"].parameters())
+        return {"reports": self.reports, "losses": self.losses.tolist()}
+
+    def bar(self, quiet):
+        """A progress bar for the first process, on a terminal: None has tqdm look."""
+        return tqdm(total=len(self.losses), initial=self.step, leave=False,
+                    disable=True if quiet or not processes.FIRST else None,
+                    bar_format="{percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left")

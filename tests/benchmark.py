@@ -66,7 +66,7 @@ def ours(network, size, steps):
     model, optimizer, loss_fn, trainset, testset = set_up(network)
     more = {}
     if network == "resnet18":
-        more["prepare"] = lambda images, step: fashion_mnist.prepare(images, size)
+        more["prepare"] = partial(fashion_mnist.prepare, size=size)
 
     def fit(count):
         return train.fit(model, trainset.subset(slice(BATCH * count)), testset.subset(slice(1)),

@@ -80,7 +80,7 @@ def test_transform_is_applied_to_each_image(small, mnist):
 
 def test_parts_keep_what_is_known_of_the_dataset(small):
     small.transform = transforms.Resize(2)
-    assert small.to("cpu") is small
+    assert small.to("cpu").images is small.images
     assert small.to("meta").images.is_meta and small.to("meta").labels.is_meta  # as any device
     for indices, way in (([7, 2], [7, 2]), ([7, 2], torch.tensor([7, 2])), ([0, 1], slice(2))):
         part = small.subset(way)
@@ -255,7 +255,7 @@ def test_command_line(call, mnist, fashion, cifar10, tmp_path, monkeypatch):
         raise DataError("no network")
 
     monkeypatch.setattr(downloads, "run", run)
-    status, out, err = call(dataset, "--root", tmp_path)
+    status, out, err = call(dataset, "--data", tmp_path)
     *progress, last = err.splitlines()
     assert (status, out) == (2, "") and len(progress) == 2
     assert all("fetching from" in line for line in progress)

@@ -1,6 +1,5 @@
 """The bonus, fashion_mnist.py, on real Fashion-MNIST."""
 
-import argparse
 import filecmp
 import os
 import re
@@ -16,9 +15,9 @@ import fashion_mnist as script
 import scripts
 import train
 from model import cnn, resnet18
-from support import UserError, files
+from support import UserError, figures, files
 
-TINY = ["--weights", "none", "--image-size", "48:0.5,40:0.5", "--train-images", 64,
+TINY = ["--weights", "none", "--image-size", 40, "--train-images", 64,
         "--batch-size", 8, "--epochs", 1, "--report-every", 2, "--validation", 40]
 
 
@@ -37,36 +36,16 @@ def test_input_is_torchvisions_normalize_and_resize(fashion):
         assert torch.allclose(script.prepare(images, size), expected, atol=1e-5)
 
 
-def test_the_plan_gives_every_mini_batch_a_size():
-    assert script.parse_plan("64") == [[64, 1.0]]
-    assert script.parse_plan("64:0.8,224:0.2") == [[64, 0.8], [224, 0.2]]
-    for text in ("39", "513", "large", "", "64.5", "64,224", "64:0.5,224:0.4", "64:1.5,224:-0.5",
-                 "64:nan", "64:0,224:1", "64;0.8"):
-        with pytest.raises(argparse.ArgumentTypeError, match="a size from 40 to 512"):
-            script.parse_plan(text)
-    for text in ("64:0.45,96:0.22,128:0.18,160:0.1,224:0.05", "224", "48:0.5,40:0.5"):
-        plan = script.parse_plan(text)
-        for total in (1, 2, 16, 100, 6566):
-            sizes = script.sizes_of(plan, total)
-            assert len(sizes) == total
-            assert sizes == [size for size, _ in plan for _ in range(sizes.count(size))]  # in turn
-            for size, share in plan:
-                assert sizes.count(size) == pytest.approx(share * total, abs=1)
-
-
-def test_the_learning_rate_goes_by_work_not_by_mini_batches():
-    costs = [size ** 2 for size in script.sizes_of([(64, 0.8), (224, 0.2)], 1000)]
+def test_the_learning_rate_climbs_and_falls():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    schedule, rates = script.make_schedule(optimizer, costs), []
-    for _ in costs:
+    schedule, rates = script.make_schedule(optimizer, 1000), []
+    for _ in range(1000):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    done = [sum(costs[:step]) / sum(costs) for step in range(1000)]
-    assert max(rates) == pytest.approx(0.1, rel=0.02)
-    assert done[rates.index(max(rates))] == pytest.approx(0.05, abs=0.01)
-    for step in (400, 799, 900):
-        assert rates[step] == pytest.approx(0.1 * (1 - done[step]) / 0.95)
+    assert rates.index(max(rates)) == 50 and rates[50] == pytest.approx(0.1)
+    for step in (25, 525):
+        assert rates[step] == pytest.approx(0.05)
     assert rates[-1] == pytest.approx(0.001, rel=0.1)
 
 
@@ -128,10 +107,10 @@ def test_how_long_it_takes_is_said_before(monkeypatch, capsys):
     assert same(model, state) and torch.equal(torch.get_rng_state(), before)
     assert all(parameter.grad is None for parameter in model.parameters())
     monkeypatch.setattr(script, "step_seconds", lambda model, size, *_: {64: 0.5, 224: 6.0}[size])
-    for sizes, line in (([64] * 240, "some 2 minutes of training on this machine"),
-                        ([64] * 240 + [224] * 30, "some 5 minutes of training on this machine; "
-                                                  "with --image-size 64 some 2")):
-        script.say_how_long(model, sizes, 32, False)
+    for size, line in ((64, "some 2 minutes of training on this machine"),
+                       (224, "some 24 minutes of training on this machine; "
+                             "with --image-size 64 some 2")):
+        script.say_how_long(model, size, 240, 32, False)
         assert capsys.readouterr().out == line + "\n"
 
 
@@ -146,19 +125,17 @@ def test_class_accuracy_and_confident_mistakes_of_a_worked_example(fashion):
     assert confusion.max() == 1
     assert by_class.tolist() == pytest.approx([0, 1 / 3, 0, 0, 0, 0, 1, 0, 0, 1])
     wrong = [[3, 0, 0.7], [1, 6, 0.5], [5, 3, 0.3]]
-    assert script.confident_mistakes(probabilities, data) == wrong
-    assert script.confident_mistakes(probabilities, data, 2) == wrong[:2]
+    assert figures.confident_mistakes(probabilities, data) == wrong
+    assert figures.confident_mistakes(probabilities, data, 2) == wrong[:2]
 
 
 def test_a_whole_run_and_one_that_is_killed_and_resumed(call, folder, monkeypatch, fashion):
-    """Trains at two sizes, measures at the last, which travels in the file. The test set is not
-    touched. The kill is before the size changes.
-    """
+    """The size travels in the file. The test set is not touched."""
     monkeypatch.setattr(script, "load_fashion_mnist", lambda *_: (fashion[0], None))
     monkeypatch.chdir(folder)
     status, out, err = call(script, *TINY)
     assert (status, err) == (0, "") and "test accuracy" not in out
-    assert "image sizes: 48 for 4 batches, 40 for 4 batches\n" in out
+    assert ", 64 training images of 40x40, batch size 8, 1 epochs, " in out
     assert re.findall(r"epoch  1  batch +(\d)/8 .* validation accuracy", out) == list("2468")
     [run] = folder.glob("runs/*")
     assert sorted(os.listdir(run)) == ["confusion.png", "curves.png", "history.json",
@@ -199,18 +176,18 @@ def test_the_options_reach_the_training(call, folder, monkeypatch):
     monkeypatch.chdir(folder)
     line = ("--flip 0.25 --rotation 7 --shift 3 --lr 0.5 --momentum 0.75 --weight-decay 0.125 "
             "--label-smoothing 0.375 --epochs 2 --seed 9 --precision bfloat16 --report-every 5 "
-            "--image-size 48:0.5,40:0.5 --train-images 64 --batch-size 16 --weights none")
+            "--image-size 48 --train-images 64 --batch-size 16 --weights none")
     assert call(script, *line.split())[2] == "fashion_mnist.py: error: enough\n"
     expected = {"images": 64, "epochs": 2, "batch_size": 16, "seed": 9, "autocast": True,
-                "report_every": 5, "report_images": 1000, "costs": [2304] * 4 + [1600] * 4,
+                "report_every": 5, "report_images": 1000,
                 "augment": "Augment(flip=0.25, rotation=7.0, shift=3)"}
     assert seen.items() >= expected.items() and seen["loss_fn"].label_smoothing == 0.375
     expected = {"initial_lr": 0.5, "momentum": 0.75, "weight_decay": 0.125}
     assert seen["kernels"].items() >= expected.items()
-    assert [seen["prepare"](torch.zeros(1, 1, 28, 28), i).shape[-1] for i in (3, 4)] == [48, 40]
+    assert seen["prepare"](torch.zeros(1, 1, 28, 28)).shape[-1] == 48
     assert same(seen["model"], script.start_weights("none", 9)[0].state_dict())
     call(script, "--weights", "none", "--device", "cpu", "--train-images", 8)
-    assert set(seen["costs"]) == {64**2}  # the default
+    assert seen["prepare"](torch.zeros(1, 1, 28, 28)).shape[-1] == 64  # the default
 
 
 def test_a_mistake_is_one_line_and_status_2(refused, folder):
@@ -219,7 +196,7 @@ def test_a_mistake_is_one_line_and_status_2(refused, folder):
     files.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, folder / "colour.pth")
     files.save({"conv1.weight": torch.zeros(6, 3, 5, 5)}, folder / "other.pth")
     for mistake in """--image-size 20: --image-size 40 to 512 | --optimizer adam: --optimizer
-            | --image-size 64:0.5,224:0.4: add up to 1 | --evaluate nowhere.pth: nowhere.pth
+            | --image-size 64,224: whole number | --evaluate nowhere.pth: nowhere.pth
             | --evaluate cnn.pth: cnn.pth another network | --weights nowhere.pth: nowhere.pth
             | --weights colour.pth: colour.pth another network
             | --weights other.pth: other.pth another network

@@ -30,7 +30,7 @@ def network():
 
 def read(network, picture):
     """The digits that are read, as text."""
-    return "".join(map(str, script.classify(picture, network).argmax(1).tolist()))
+    return "".join(map(str, network.classify(picture).argmax(1).tolist()))
 
 
 def image_of(dataset, index):
@@ -53,7 +53,7 @@ def test_mnists_images_from_files_get_the_answers_of_evaluate(mnist, network, tm
     images = mnist[1].subset(slice(200))
     for i in range(200):
         image_of(images, i).save(tmp_path / f"{i:03}.png")
-    answers = [script.classify(path, network) for path in pictures.paths(tmp_path)]
+    answers = [network.classify(path) for path in pictures.paths(tmp_path)]
     logits = train.predict(network.model, images)
     assert torch.allclose(torch.cat(answers), logits.softmax(1), atol=1e-5)
 
@@ -62,7 +62,7 @@ def test_fashion_mnists_images_get_the_answers_of_evaluate(fashion):
     network, images = script.Network(GARMENTS), fashion[1].subset(slice(8))
     size = files.note_in(files.read_weights(GARMENTS), "image_size", 0)
     prepare = partial(fashion_mnist.prepare, size=size)
-    answers = [script.classify(image_of(images, i), network) for i in range(8)]
+    answers = [network.classify(image_of(images, i)) for i in range(8)]
     logits = train.predict(network.model, images, prepare)
     assert torch.allclose(torch.cat(answers), logits.softmax(1), atol=1e-4)
     assert network.classes[answers[0].argmax()] == "Ankle boot"
@@ -185,7 +185,7 @@ def test_the_network_is_found_from_its_tensors_and_its_data_from_the_note(tmp_pa
         picture = Image.new("RGB", (60, 60))
         ImageDraw.Draw(picture).line((20, 10, 20, 50), "white", 5)
         assert network.form(picture).shape == shape
-        answer = script.classify(picture, network)
+        answer = network.classify(picture)
         assert answer.shape == (1, 10) and answer.sum().item() == pytest.approx(1)
 
 

@@ -12,7 +12,7 @@ import pytest
 import fashion_mnist
 import train
 from experiments import BONUS
-from model import cnn, load_weights, resnet18
+from model import cnn, resnet18
 from support import files
 
 README = Path("README.md").read_text()
@@ -65,7 +65,7 @@ def test_the_table_is_what_was_recorded():
 def test_model_pth_has_the_accuracy_that_the_readme_states(mnist):
     """Or nearly: `python train.py` replaces it, and another processor rounds otherwise."""
     model = cnn()
-    load_weights(model, "model.pth")
+    files.load_weights(model, "model.pth")
     stated = float(row("| `model.pth`").removesuffix(" %"))
     assert 100 * train.accuracy(model, mnist[1]) == pytest.approx(stated, abs=0.2)
 
@@ -80,7 +80,7 @@ def test_fashion_mnist_pth_is_what_was_measured(fashion):
     if changed.returncode == 1:
         pytest.skip("fashion_mnist.pth has been trained anew here")
     model = resnet18()
-    size = files.note_in(load_weights(model, "fashion_mnist.pth"), "image_size", 224)
+    size = files.note_in(files.load_weights(model, "fashion_mnist.pth"), "image_size", 224)
     worst = fashion[1].subset([index for index, _, _ in recorded["mistakes"]])
     prepare = partial(fashion_mnist.prepare, size=size)
     predicted = train.predict(model, worst, prepare).argmax(1).tolist()

@@ -73,7 +73,7 @@ def test_a_whole_run(call, whole, monkeypatch):
     assert sorted(os.listdir(run)) == FINISHED
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in run.glob("*.png"))
     settings, record = (files.read_json(run / name) for name in ("settings.json", "history.json"))
-    expected = {"lr": 0.01, "milestones": [1.2, 1.7], "dataset": "mnist", "validation": 200}
+    expected = {"lr": 0.01, "milestones": [0.6, 0.85], "dataset": "mnist", "validation": 200}
     assert settings["options"].items() >= expected.items()
     assert set(settings["circumstances"]) >= {"torch", "device", "precision", "processes", "code"}
     assert record["settings"] == settings["options"] and len(record["losses"]) == 34
@@ -137,7 +137,7 @@ def test_stopped_by_an_impatient_person(call):
      "error: out of memory; a smaller --batch-size .*nothing was saved"),
     (Progress, "add", RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), 1,
      "error: out of memory; a smaller --batch-size .*nothing was saved"),
-    (train, "check_finite", Diverged("not finite"), 1, "error: not finite"),
+    (Progress, "history", Diverged("not finite"), 1, "error: not finite"),
     (runs.Path, "unlink", command_line.Stopped(15), 143,
      "stopped by SIGTERM; the training was finished, .* has its record")])
 def test_what_ends_a_run_says_what_is_saved(call, folder, monkeypatch, place, name, error, status,
@@ -152,13 +152,13 @@ def test_what_ends_a_run_says_what_is_saved(call, folder, monkeypatch, place, na
         end, _, err = call(train, *TINY)
     assert end == status and re.fullmatch(f"train.py: {words}\n", err)
     old = (folder / "model.pth").read_bytes() == b"old"
-    assert old == (name in ("save_model", "add", "check_finite"))
+    assert old == (name in ("save_model", "add", "history"))
     status, out, err = call(train, "--resume")
     if name == "add":
         assert status == 2 and "has come to a checkpoint" in err
     else:
         assert (status, err) == (0, "")
-        assert ("has ended" if name == "check_finite" else "predictions and history") in out
+        assert ("has ended" if name == "history" else "predictions and history") in out
 
 
 def test_an_option_that_contradicts_the_run_is_named(stopped, refused, call, folder):

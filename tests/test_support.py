@@ -19,7 +19,7 @@ from torch import nn
 import fashion_mnist
 import support
 import train
-from model import cnn, lenet5, load_weights, resnet18
+from model import cnn, lenet5, resnet18
 from support import UserError, convolution, figures, files, machine, processes
 
 
@@ -97,8 +97,10 @@ MODEL_FILES = {  # name: (words, content)
     "pickle": ("not a model file", pickle.dumps(Command())),
     "inside": ("not a model file", saved({**STATE, "0.0.bias": Command()})),
     "list": ("no state_dict", saved([1])), "number": ("no state_dict", saved({"a": 1})),
-    "lenet5": ("a model of the network lenet5, not of cnn", saved(lenet5().state_dict())),
-    "resnet18": ("the network resnet18, not of cnn", saved({"net": resnet18().state_dict()})),
+    "lenet5": ("another network: its 0.0.weight is (6, 3, 5, 5), not (16, 1, 5, 5)",
+               saved(lenet5().state_dict())),
+    "resnet18": ("another network: its 0.0.weight is missing, not (16, 1, 5, 5)",
+                 saved({"net": resnet18().state_dict()})),
     "other": ("another network: its 0.0.weight is (6, 1, 5, 5), not (16, 1, 5, 5)",
               saved({**STATE, "0.0.weight": torch.ones(6, 1, 5, 5)})),
     "keys": ("no state_dict", saved({1: torch.ones(1)})),
@@ -124,7 +126,7 @@ def test_no_permission_and_that_the_command_above_would_run(tmp_path, monkeypatc
     files.save(STATE, "model.pth")
     monkeypatch.setattr(files, "open", raising(PermissionError(13, "not yours")), raising=False)
     with pytest.raises(UserError, match="model.pth: cannot be read: not yours"):
-        load_weights(cnn(), "model.pth")
+        files.load_weights(cnn(), "model.pth")
 
 
 def test_what_other_programs_wrap_around_a_state_dict_is_taken_off(tmp_path):
@@ -136,7 +138,7 @@ def test_what_other_programs_wrap_around_a_state_dict_is_taken_off(tmp_path):
                     {"epoch": 3, "optimizer": {"lr": 0.1}, "model_state_dict": STATE}):
         files.save(content, path)
         loaded = cnn()
-        load_weights(loaded, path)
+        files.load_weights(loaded, path)
         expected = STATE if STATE in content.values() else network.state_dict()
         assert all(map(torch.equal, loaded.state_dict().values(), expected.values()))
 
@@ -151,7 +153,7 @@ def test_the_final_model_is_tried_again_for_a_minute(tmp_path, monkeypatch, caps
     assert sum(waits) == 60 and len(waits) == 4 and os.listdir(tmp_path) == []
     monkeypatch.setattr(files.time, "sleep", lambda _: monkeypatch.setattr(os, "replace", replace))
     files.save_model(cnn(), path)
-    load_weights(cnn(), path)
+    files.load_weights(cnn(), path)
     line = f"cannot save {path}: in use; trying again in 1 s\n"
     assert capsys.readouterr().err.endswith(" 34 s\n" + line)
 
