@@ -431,8 +431,7 @@ STUDIES = {
         3, {key: small(key, epochs=24) for key in (NONE, FLIP, GRID[2])}),
         partial(show_trainings, base=none_of)),
     "bonus": Study("`python fashion_mnist.py` from start to end", {
-        **scripts(3, FASHION, named([BONUS])),
-        **scripts(1, FASHION, named(["--weights none", f"{BONUS} --image-size 224 --epochs 1"]))},
+        **scripts(3, FASHION, named([BONUS])), **scripts(1, FASHION, named(["--weights none"]))},
         show_bonus),
     "shipped": Study("what the two models in this folder make of the test sets", {
         "model.pth": partial(examine, "model.pth", "mnist", "cnn"),
