@@ -121,7 +121,7 @@ def load_mnist(root="data", preprocess=None, transform=None):
     root: the folder that holds the files or gets them. preprocess: a function of uint8
     [B, C, H, W], applied once, to all images; `preprocess_for` makes one. transform: applied to
     each image whenever it is asked for, as in torchvision, but to a float tensor [C, H, W].
-    Raises DataError.
+    Raises support.DataError.
     """
     return load(sources.MNIST, root, preprocess, transform)
 

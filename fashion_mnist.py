@@ -99,10 +99,11 @@ def make_schedule(optimizer, total, warm_up=0.05):
 
 def say_how_long(model, size, total, batch_size, autocast):
     """Print about how long the training will take here, by forward and backward passes."""
-    minutes, quicker = (total * step_seconds(model, side, batch_size, autocast) / 60
-                        for side in (size, CPU_SIZE))
-    also = f"; with --image-size {CPU_SIZE} some {quicker:.0f}" if size > CPU_SIZE else ""
-    print(f"some {minutes:.0f} minutes of training on this machine{also}")
+    minutes = {side: total * step_seconds(model, side, batch_size, autocast) / 60
+               for side in {size, CPU_SIZE}}
+    also = f"; with --image-size {CPU_SIZE} some {minutes[CPU_SIZE]:.0f}"
+    print(f"some {minutes[size]:.0f} minutes of training on this machine"
+          f"{also if size > CPU_SIZE else ''}")
 
 
 def step_seconds(model, size, batch_size, autocast):

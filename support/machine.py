@@ -10,15 +10,11 @@ from torch import nn
 
 from support import UserError, processes
 
-THREADS = torch.get_num_threads()
-
-
 def set_up(args):
     """(device, whether forward passes are in bfloat16) for --device, --precision, --threads."""
     keep_freed_memory()
-    threads = args.threads or THREADS
-    if threads != torch.get_num_threads():  # in a notebook the last run may have set another
-        torch.set_num_threads(threads)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     device = pick_device(args.device)
     if args.precision == "auto":
         return device, has_bfloat16(device)

@@ -33,16 +33,19 @@ def read(picture, mode="L"):
 
     Transparent pictures are laid on white if they are dark, else on black. Raises UserError.
     """
-    if not isinstance(picture, Image.Image) and os.path.isdir(picture):
-        raise UserError("no pictures that Pillow reads in this folder")
     try:
         if isinstance(picture, Image.Image):
             return prepared(picture, mode)
+        if isinstance(picture, str) and os.path.isdir(picture):  # `paths` found none
+            os.listdir(picture)  # perhaps for want of permission
+            raise UserError("no pictures that Pillow reads in this folder")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures; too large ones are refused
             with Image.open(picture) as image:
                 image.draft(mode, (SIDE, SIDE))  # a JPEG is decoded at a half, a quarter, ...
                 return prepared(image, mode)
+    except UserError:
+        raise
     except Image.UnidentifiedImageError:
         raise UserError("not a picture that Pillow reads") from None
     except Exception as error:  # Pillow raises nearly anything on damaged files

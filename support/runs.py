@@ -100,6 +100,7 @@ def locked(folder):
         except BlockingIOError:
             raise UserError(f"{folder} is being trained by another process") from None
         if (folder / "history.json").exists() and not (folder / "checkpoint.pt").exists():
+            (folder / "lock").unlink(missing_ok=True)
             raise UserError(f"{folder} has been ended by another process")
         yield
 

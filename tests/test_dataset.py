@@ -158,7 +158,7 @@ def test_the_generator_decides():
     assert 9.9 < angles.abs().max() <= 10 and abs(angles.std() - 20 / 12 ** 0.5) < 0.05
     for axis in shifts.unbind(1):
         assert ((axis + 2).bincount() - 20_000).abs().max() < 1000
-    assert Augment()(BATCH) is BATCH  # nothing to do costs nothing
+    assert Augment()(BATCH) is BATCH  # nothing to do
 
 
 def test_bad_augmentation_raises():

@@ -20,7 +20,7 @@ import fashion_mnist
 import support
 import train
 from model import cnn, lenet5, resnet18
-from support import UserError, convolution, figures, files, machine, processes
+from support import UserError, command_line, convolution, figures, files, machine, processes
 
 
 def raising(error):
@@ -188,10 +188,10 @@ def test_threads_sleep_where_another_program_runs(monkeypatch, looks, expected):
     assert support.others_run() == expected and texts == []
 
 
-def test_threads_are_for_one_run():
-    for threads in (2, None):
-        machine.set_up(SimpleNamespace(threads=threads, device="cpu", precision="float32"))
-        assert torch.get_num_threads() == (threads or machine.THREADS)
+def test_threads_are_for_one_run(capsys):
+    args = SimpleNamespace(threads=2, device="cpu", precision="float32")
+    command_line.script(lambda: machine.set_up(args) and print(torch.get_num_threads()))
+    assert capsys.readouterr().out == "2\n" and torch.get_num_threads() == 1
 
 
 def test_a_faster_network_gives_the_same_to_the_last_bit():
